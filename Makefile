@@ -1,0 +1,49 @@
+# make app    set up .venv if needed and open the app on the sample   (PORT=8600 picks the port)
+# make test   set up .venv if needed, then check and run all tests
+# make check  ruff and mypy --strict;   make fix  what ruff can repair itself
+#
+# PYTHON=python3.12       the interpreter for .venv, 3.11 or newer
+# TORCH_INDEX=URL         an extra package index to take torch from (README, "Which torch")
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+PORT ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.qviz-ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup app check fix test
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+setup: $(READY)
+
+# The stamp is newer than what decides the installed packages, so a second run installs nothing.
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON): not found. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.12"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON): is $$($(PYTHON) -V 2>&1), qviz needs 3.11 or newer. Name another: make PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+app: $(READY)
+	$(BIN)/qviz app $(if $(PORT),--port $(PORT))
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# One thread per worker: two workers with two threads each only get in each other's way.
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
