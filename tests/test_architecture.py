@@ -1,0 +1,158 @@
+"""The shape of the package: who may import whom, who may import what, how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "qviz"
+
+#: The groups from the bottom up. A module may import its own group and those above it in this
+#: table. A name that ends in ".*" is a sub-package, one that ends in "*" a prefix.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "numbers": (
+        "errors",
+        "affine",
+        "histogram*",
+        "calibrators",
+        "range_search*",
+        "metrics",
+        "progress",
+    ),
+    "graph": ("graph", "capture", "rewrite", "naming", "data", "observe"),
+    "quantized model": ("recipe", "profiles", "simulate", "execute"),
+    "analysis": ("sensitivity", "search.*", "tune.*", "evaluate", "proxy"),
+    "edges": ("int8.*", "export.*", "loading*", "store", "samples", "shipped"),
+    "pictures": ("figures", "tables", "report"),
+    "session": ("session", "jobs"),
+    "faces": ("cli*", "notebook", "ui.*", "__init__", "__main__"),
+}
+ORDER = tuple(GROUPS)
+
+#: Pictures are values to values: drawing must not need a disk, a checkpoint or a session.
+NOT_FOR_PICTURES = {"edges"}
+
+HEAVY = ("streamlit", "plotly", "numba", "onnx", "onnxruntime", "timm", "torchvision", "torch")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name inside it: "search.greedy", "errors"."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE).with_suffix("")
+        if relative.parts[0] == "_shipped":
+            continue
+        parts = (
+            relative.parts[:-1] if len(relative.parts) > 1 and relative.name == "__init__" else None
+        )
+        found[".".join(parts or relative.parts)] = path
+    return found
+
+
+def group_of(module: str) -> str | None:
+    for group, patterns in GROUPS.items():
+        for pattern in patterns:
+            stem = pattern.rstrip("*").rstrip(".")
+            exact = module == stem
+            below = pattern.endswith(".*") and module.startswith(stem + ".")
+            prefixed = pattern.endswith("*") and not pattern.endswith(".*")
+            if exact or below or (prefixed and module.startswith(stem)):
+                return group
+    return None
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Absolute names of the modules a file imports, wherever in the file it does so."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            assert node.module is not None
+            # `from qviz.search import greedy` may name a module or something in one.
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(path: Path) -> set[str]:
+    names = {name.removeprefix("qviz.") for name in imports(path) if name.startswith("qviz.")}
+    return names & modules().keys()
+
+
+def files_that_import(package: str) -> list[str]:
+    files = [*PACKAGE.rglob("*.py"), ROOT / "app.py", *(ROOT / "pages").glob("*.py")]
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if "_shipped" not in path.parts
+        and any(name.split(".")[0] == package for name in imports(path))
+    ]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_module_has_its_place_in_the_table(module: str) -> None:
+    assert group_of(module), f"{module} is in no group: give it a place in GROUPS"
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name != "__init__"])
+def test_no_module_imports_a_higher_group(module: str) -> None:
+    own = group_of(module)
+    assert own is not None
+    for other in sorted(imported_modules(modules()[module])):
+        theirs = group_of(other)
+        assert theirs is not None
+        assert ORDER.index(theirs) <= ORDER.index(own), (
+            f"{module} ({own}) imports {other} ({theirs})"
+        )
+        if own == "pictures":
+            assert theirs not in NOT_FOR_PICTURES, f"{module} imports {other} ({theirs})"
+
+
+def test_a_sub_package_may_not_import_the_public_face() -> None:
+    """`import qviz` inside qviz would hide an import from the test above."""
+    inside = [path for name, path in modules().items() if name != "__init__"]
+    assert [path.name for path in inside if "qviz" in set(imports(path))] == []
+
+
+def test_streamlit_is_imported_only_by_the_app() -> None:
+    allowed = ("qviz/ui/", "pages/", "app.py")
+    assert [name for name in files_that_import("streamlit") if not name.startswith(allowed)] == []
+
+
+def test_plotly_is_imported_only_where_pictures_are_made_or_shown() -> None:
+    allowed = ("qviz/figures.py", "qviz/report.py", "qviz/notebook.py", "qviz/ui/", "pages/")
+    assert [name for name in files_that_import("plotly") if not name.startswith(allowed)] == []
+
+
+def test_nothing_is_unpickled_outside_the_loader() -> None:
+    """`torch.load` stands in one place, so that `weights_only=True` is checked in one place."""
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert name.startswith("loading"), f"{name} calls torch.load"
+                assert "weights_only=True" in ast.unparse(node), f"{name} unpickles code"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_file_is_longer_than_two_ideas(module: str) -> None:
+    lines = modules()[module].read_text(encoding="utf-8").count("\n")
+    assert lines <= 400, f"{module} has {lines} lines: split it"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "pages").glob("*.py")), ids=lambda path: path.stem)
+def test_a_page_is_layout_only(page: Path) -> None:
+    assert page.read_text(encoding="utf-8").count("\n") < 80
+
+
+def test_importing_qviz_imports_nothing_heavy() -> None:
+    code = "import qviz, sys; print(*sorted(set(sys.argv[1:]) & sys.modules.keys()))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.split() == []
