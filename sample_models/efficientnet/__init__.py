@@ -1,0 +1,1 @@
+"""The ``efficientnet`` sample: architecture, weights and the script that trained them."""

@@ -1,0 +1,28 @@
+"""Train the EfficientNet.
+
+    python sample_models/efficientnet/train.py --data /usr/share/datasets/fashion-mnist
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from sample_models.efficientnet.model import model
+from sample_models.training import Plan, main
+
+
+def optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    """Return TensorFlow's RMSprop over all parameters."""
+    return torch.optim.RMSprop(
+        network.parameters(), lr=0.004, alpha=0.9, eps=1e-3, momentum=0.9, weight_decay=1e-5
+    )
+
+
+PLAN = Plan(optimizer, epochs=8, label_smoothing=0.1, ema=0.998)
+
+if __name__ == "__main__":
+    main(Path(__file__).parent, model, PLAN)

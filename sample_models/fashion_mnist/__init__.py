@@ -1,0 +1,1 @@
+"""A balanced slice of Fashion-MNIST: 512 calibration and 2000 evaluation images."""

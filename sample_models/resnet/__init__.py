@@ -1,0 +1,1 @@
+"""The ``resnet`` sample: architecture, weights and the script that trained them."""

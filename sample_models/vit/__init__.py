@@ -1,0 +1,1 @@
+"""The ``vit`` sample: architecture, weights and the script that trained them."""
