@@ -1,0 +1,62 @@
+"""Ranges: where the values of one tensor lie, and where each calibrator would cut them off."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from qviz import figures, tables
+from qviz.errors import QvizError
+from qviz.ui import words, workbench
+
+st.title("Ranges")
+st.write(words.INTRO)
+
+choice = st.selectbox(
+    "Model", workbench.choices(), format_func=words.model_name, key="model", width=420
+)
+with st.empty():
+    bar = st.progress(0.0, text="Loading the model …")
+    try:
+        opened = workbench.opened(
+            choice, lambda step: bar.progress(words.share(step), text=words.progress(step))
+        )
+    except QvizError as error:
+        st.error(str(error))
+        st.stop()
+    st.write(words.summary(opened.session.graph, opened.calibration.histograms))
+
+histograms, candidates = opened.calibration.histograms, opened.calibration.candidates
+tensor = st.selectbox(
+    "Tensor",
+    list(histograms),
+    key="tensor",
+    width=420,
+    help="Type to search. A tensor is named by the op that makes it.",
+)
+
+figure = figures.histogram_figure(histograms[tensor], candidates[tensor], name=tensor)
+st.plotly_chart(figure, key="histogram", config=figures.CONFIG, alt=words.picture(tensor))
+st.caption(words.READING)
+
+st.dataframe(
+    tables.candidates_table(candidates[tensor]),
+    key="candidates",
+    hide_index=True,
+    column_config=words.CANDIDATE_COLUMNS,
+    alt=f"Candidate ranges of {tensor}",
+)
+
+with st.expander(f"All {len(histograms)} calibrated tensors"):
+    st.dataframe(
+        tables.tensors_table(opened.session.graph, histograms, candidates),
+        key="tensors",
+        hide_index=True,
+        column_config=words.TENSOR_COLUMNS,
+        alt="All calibrated tensors",
+    )
+with st.expander(f"All {len(opened.session.graph.ops)} ops"):
+    st.dataframe(tables.ops_table(opened.session.graph), key="ops", hide_index=True, alt="All ops")
+
+st.subheader("From here on")
+st.write(words.REST)
+st.code(words.command(choice), language="bash")

@@ -1,0 +1,1 @@
+"""The Streamlit app. Nothing outside this folder, app.py and pages/ imports streamlit."""
