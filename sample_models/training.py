@@ -107,7 +107,8 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan) -> nn.
     Returns:
         The averaged network where the plan asks for one, else ``network``; in eval mode.
     """
-    network = network.train().to(memory_format=torch.channels_last)
+    network.train()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in its types
     optimizer = plan.optimizer(network)
     total = plan.epochs * (len(images) // plan.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(plan.warmup, total))
@@ -120,7 +121,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan) -> nn.
         for x, y in batches(images, labels, plan.batch_size):
             loss = F.cross_entropy(network(x), y, label_smoothing=plan.label_smoothing)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if plan.clip is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
             optimizer.step()

@@ -71,8 +71,8 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, channels, H, W)`` to the same shape."""
-        gate = F.adaptive_avg_pool2d(x, 1)  # (N, C, H, W) -> (N, C, 1, 1)
-        gate = self.expand(F.silu(self.reduce(gate)))
+        means = F.adaptive_avg_pool2d(x, 1)  # (N, C, H, W) -> (N, C, 1, 1)
+        gate: Tensor = self.expand(F.silu(self.reduce(means)))
         return x * gate.sigmoid()
 
 

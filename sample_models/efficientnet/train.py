@@ -1,6 +1,7 @@
 """Train the EfficientNet.
 
-    python sample_models/efficientnet/train.py --data /usr/share/datasets/fashion-mnist
+Run it as ``python sample_models/efficientnet/train.py``
+with ``--data`` naming the folder of Fashion-MNIST.
 """
 
 import sys

@@ -51,7 +51,9 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(1, widths[0], 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        self.layer1 = nn.Sequential(BasicBlock(widths[0], widths[0]), BasicBlock(widths[0], widths[0]))
+        self.layer1 = nn.Sequential(
+            BasicBlock(widths[0], widths[0]), BasicBlock(widths[0], widths[0])
+        )
         self.layer2 = nn.Sequential(
             BasicBlock(widths[0], widths[1], stride=2), BasicBlock(widths[1], widths[1])
         )

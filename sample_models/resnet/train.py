@@ -1,6 +1,7 @@
 """Train the residual CNN the usual way: SGD with momentum, weight decay, cosine schedule.
 
-    python sample_models/resnet/train.py --data /usr/share/datasets/fashion-mnist
+Run it as ``python sample_models/resnet/train.py``
+with ``--data`` naming the folder of Fashion-MNIST.
 """
 
 import sys

@@ -29,8 +29,9 @@ class Attention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (N, T, 3C) -> (N, T, 3, H, C/H)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # three of (N, H, T, C/H)
         y = F.scaled_dot_product_attention(q, k, v)
-        y = self.proj(y.transpose(1, 2).flatten(2))  # (N, H, T, C/H) -> (N, T, C)
-        return y
+        y = y.transpose(1, 2).flatten(2)  # (N, H, T, C/H) -> (N, T, C)
+        projected: Tensor = self.proj(y)
+        return projected
 
 
 class MLP(nn.Module):

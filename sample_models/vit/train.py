@@ -1,6 +1,7 @@
 """Train the transformer the usual way: AdamW, warm-up, clipped gradients, label smoothing.
 
-    python sample_models/vit/train.py --data /usr/share/datasets/fashion-mnist
+Run it as ``python sample_models/vit/train.py``
+with ``--data`` naming the folder of Fashion-MNIST.
 """
 
 import sys
@@ -17,7 +18,8 @@ from sample_models.vit.model import model
 
 def optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """Return AdamW that decays matrices but no biases, norms or embeddings."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         plain = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
         (decayed if plain else free).append(parameter)
