@@ -76,6 +76,7 @@ class Program:
             if self.slot_of[op.node] in self.step_of_slot
         }
         self.slot_of_tensor = {t.name: self.slot_of[t.node] for t in graph.tensors.values()}
+        self.tensor_of_slot = {slot: name for name, slot in self.slot_of_tensor.items()}
 
     def _build(self, nodes: list[fx.Node]) -> None:
         constant: set[int] = set()
@@ -198,7 +199,7 @@ class Program:
         with torch.no_grad():
             for index in range(start, len(self.steps)):
                 step = self.steps[index]
-                args, kwargs = _fill(step, values)
+                args, kwargs = fill(step, values)
                 if index in edits:
                     for position, edit in edits[index]:
                         args[position] = _edited(args[position], edit, step, position, made)
@@ -210,13 +211,18 @@ class Program:
                         values[slot] = None
                 if step.frees and made:
                     made = {k: v for k, v in made.items() if k[0] not in step.frees}
+        return self.results(values)
+
+    def results(self, values: list[Any]) -> list[Any]:
+        """The model's outputs out of the slots, in the order of its tree."""
         return [
             constant if slot is None else values[slot]
             for slot, constant in zip(self._outputs, self._output_constants, strict=True)
         ]
 
 
-def _fill(step: Step, values: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+def fill(step: Step, values: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A step's arguments with the slots' values filled in."""
     if step.plain:
         return [values[a.index] if type(a) is _Slot else a for a in step.args], step.kwargs
     args, kwargs = pytree.tree_map(
@@ -238,3 +244,11 @@ def _edited(
     if key not in made:
         made[key] = edit(value)
     return made[key]
+
+
+def apply_edits(args: Sequence[Any], edits: Sequence[tuple[int, Edit]]) -> list[Any]:
+    """Arguments with some of them replaced."""
+    new = list(args)
+    for position, edit in edits:
+        new[position] = edit if isinstance(edit, Tensor) else edit(new[position])
+    return new

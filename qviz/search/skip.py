@@ -1,0 +1,218 @@
+"""Partial quantization: leave the fewest ops in float that bring the metric within a target.
+
+Wu et al. 2020, section 6.2: sort by sensitivity, skip the worst, measure, until within the target.
+``greedy`` does that and afterwards tries to give back each skip, because an op skipped early is
+often not needed once later ones are skipped too. ``bisect`` searches the length of the prefix
+instead: log2(n) measurements, right only as far as the loss falls monotonically along the ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qviz.evaluate import Evaluation
+from qviz.graph import Graph
+from qviz.progress import OnProgress, Reporter
+from qviz.recipe import Recipe
+from qviz.sensitivity import Sensitivity
+
+Method = Literal["greedy", "bisect"]
+Measure = Callable[[Recipe], Evaluation]
+
+
+@dataclass(frozen=True)
+class SkipPoint:
+    """One measured set of skipped ops.
+
+    Attributes:
+        skipped: ops left in float.
+        drop: measured relative drop of the metric, positive is worse.
+        low: lower limit of its 95 % interval.
+        high: upper limit.
+        predicted: the drop if the ops' own changes simply added up, None if not all are known.
+        float_macs: share of multiply-accumulates left in float.
+        value: the metric.
+        step: ``add``, ``give back`` or ``bisect``.
+    """
+
+    skipped: tuple[str, ...]
+    drop: float
+    low: float
+    high: float
+    predicted: float | None
+    float_macs: float
+    value: float
+    step: str
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        recipe: the best recipe found.
+        reached: whether it is within the target.
+        max_drop: the target, relative.
+        best: the point of ``recipe``.
+        curve: every point measured, in order.
+        quantizable: number of ops that the recipe could make int8.
+        flat: sensitivity is spread evenly: no small set explains the loss.
+        method: how it searched.
+    """
+
+    recipe: Recipe
+    reached: bool
+    max_drop: float
+    best: SkipPoint
+    curve: tuple[SkipPoint, ...]
+    quantizable: int
+    flat: bool
+    method: Method
+    ranking: tuple[str, ...] = field(default=())
+
+    @property
+    def summary(self) -> str:
+        """One or two sentences for a person."""
+        count, share = len(self.best.skipped), self.best.float_macs
+        text = (
+            f"{count} of {self.quantizable} ops in float ({share:.1%} of MACs): "
+            f"drop {self.best.drop:.2%}, target {self.max_drop:.2%}"
+        )
+        if not self.reached:
+            text += ". Target not reached: this is the best found"
+        if self.flat and count:
+            text += ". Sensitivity is flat: no small set of ops explains the loss"
+        return text
+
+
+def search(
+    recipe: Recipe,
+    graph: Graph,
+    sensitivity: Sensitivity,
+    measure: Measure,
+    *,
+    max_drop: float = 0.01,
+    method: Method = "greedy",
+    on_point: Callable[[SkipPoint], None] | None = None,
+    progress: OnProgress | None = None,
+) -> SearchResult:
+    """Find a small set of ops to leave in float.
+
+    Args:
+        recipe: the recipe to improve; its own skips stay.
+        graph: the model.
+        sensitivity: an only-this ranking of it.
+        measure: measures a recipe on the evaluation data.
+        max_drop: largest relative drop allowed, 0.01 is 1 %.
+        method: ``greedy`` or ``bisect``.
+        on_point: called with each measured point.
+        progress: told after each measurement.
+    """
+    walk = _Walk(recipe, graph, sensitivity, measure, max_drop, on_point, progress)
+    best = walk.greedy() if method == "greedy" else walk.bisect()
+    return SearchResult(
+        recipe=recipe.skip(*best.skipped),
+        reached=best.drop <= max_drop,
+        max_drop=max_drop,
+        best=best,
+        curve=tuple(walk.curve),
+        quantizable=len(walk.ranking),
+        flat=sensitivity.flat,
+        method=method,
+        ranking=tuple(walk.ranking),
+    )
+
+
+class _Walk:
+    def __init__(
+        self,
+        recipe: Recipe,
+        graph: Graph,
+        sensitivity: Sensitivity,
+        measure: Measure,
+        max_drop: float,
+        on_point: Callable[[SkipPoint], None] | None,
+        progress: OnProgress | None,
+    ) -> None:
+        self.recipe, self.graph, self.measure, self.max_drop = recipe, graph, measure, max_drop
+        self.ranking = [row.name for row in sensitivity.rows]
+        self.changes = {row.name: row.change for row in sensitivity.rows}
+        self.curve: list[SkipPoint] = []
+        self.report = Reporter("search", len(self.ranking) + 1, progress)
+        self.on_point = on_point
+        self.higher_is_better = True
+
+    def point(self, skipped: tuple[str, ...], step: str) -> SkipPoint:
+        """Measure one set, once."""
+        for known in self.curve:
+            if set(known.skipped) == set(skipped):
+                return known
+        result = self.measure(self.recipe.skip(*skipped))
+        self.higher_is_better = result.metric.higher_is_better
+        low, high = result.interval.low, result.interval.high
+        if self.higher_is_better:
+            low, high = -high, -low
+        point = SkipPoint(
+            skipped=skipped,
+            drop=result.drop,
+            low=low,
+            high=high,
+            predicted=self.predicted(skipped),
+            float_macs=sum(self.graph.ops[n].macs for n in skipped) / max(1, self.graph.macs),
+            value=result.value,
+            step=step,
+        )
+        self.curve.append(point)
+        if self.on_point is not None:
+            self.on_point(point)
+        self.report.step(f"{len(skipped)} skipped: drop {point.drop:.2%}")
+        return point
+
+    def predicted(self, skipped: tuple[str, ...]) -> float | None:
+        """Sum of the drops that the ops still int8 cause alone."""
+        left = [c for name, c in self.changes.items() if name not in skipped]
+        if any(c is None for c in left):
+            return None
+        total = sum(c for c in left if c is not None)
+        return -total if self.higher_is_better else total
+
+    def greedy(self) -> SkipPoint:
+        """Skip the worst until within the target, then give back what is not needed."""
+        point = self.point((), "add")
+        for count in range(1, len(self.ranking) + 1):
+            if point.drop <= self.max_drop:
+                break
+            point = self.point(tuple(self.ranking[:count]), "add")
+        if point.drop > self.max_drop:
+            return self.lowest()
+        self.report.total = self.report.done + len(point.skipped)
+        for name in reversed(point.skipped[:-1]):  # without the last one the target was missed
+            fewer = tuple(n for n in point.skipped if n != name)
+            candidate = self.point(fewer, "give back")
+            if candidate.drop <= self.max_drop:
+                point = candidate
+        return point
+
+    def bisect(self) -> SkipPoint:
+        """Search the shortest prefix of the ranking that is within the target."""
+        self.report.total = len(self.ranking).bit_length() + 2
+        if (all_int8 := self.point((), "bisect")).drop <= self.max_drop:
+            return all_int8
+        low, high = 0, len(self.ranking)
+        found = self.point(tuple(self.ranking), "bisect")
+        if found.drop > self.max_drop:
+            return self.lowest()
+        while high - low > 1:
+            middle = (low + high) // 2
+            point = self.point(tuple(self.ranking[:middle]), "bisect")
+            if point.drop <= self.max_drop:
+                high, found = middle, point
+            else:
+                low = middle
+        return found
+
+    def lowest(self) -> SkipPoint:
+        """The point with the smallest drop; of equal ones that with the fewest skips."""
+        return min(self.curve, key=lambda p: (p.drop, len(p.skipped)))
