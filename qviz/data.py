@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
-import torch
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from qviz.collate import Batch, concatenate, is_arrays, reading_of, to_batch
 from qviz.errors import DataError, QvizError
@@ -202,20 +204,23 @@ def as_data(source: object, name: str) -> Data:
     whole = _whole(source, name)
     if whole is not None:
         return Data(name, _Kept([whole]))
-    if isinstance(source, str | bytes) or not hasattr(source, "__iter__"):
+    if not isinstance(source, str | bytes) and not hasattr(source, "__iter__"):
         if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
             return Data(name, _Indexed(source))
-        raise DataError(
-            name,
-            f"a {type(source).__name__} is not a source of samples",
-            "Give a DataLoader, a Dataset, or a list of (inputs, target)",
-        )
-    iterable = cast("Iterable[object]", source)
+    elif not isinstance(source, str | bytes):
+        return _walked(cast("Iterable[object]", source), name)
+    raise DataError(
+        name,
+        f"an object of type {type(source).__name__} is not a source of samples",
+        "Give a DataLoader, a Dataset, or a list of (inputs, target)",
+    )
+
+
+def _walked(source: Iterable[object], name: str) -> Data:
     if isinstance(source, Iterator):
-        return Data(name, _Kept(_exhaust(iterable, name)))
-    if isinstance(source, torch.utils.data.Dataset) and hasattr(source, "__len__"):
-        return Data(name, _Indexed(source))
-    return Data(name, iterable)
+        return Data(name, _Kept(_exhaust(source, name)))
+    indexed = isinstance(source, Dataset) and not isinstance(source, IterableDataset)
+    return Data(name, _Indexed(source) if indexed else source)
 
 
 def overlap(a: Data, b: Data) -> int:
@@ -227,11 +232,11 @@ def overlap(a: Data, b: Data) -> int:
     return sum(digest in known for digest in b.sample_digests)
 
 
-class _Indexed(torch.utils.data.Dataset[object]):
+class _Indexed(Dataset[object]):
     """Walks an object that has ``len()`` and ``[]`` but no iterator; its items are samples."""
 
     def __init__(self, source: object) -> None:
-        self._source = cast("torch.utils.data.Dataset[object]", source)
+        self._source = cast("Dataset[object]", source)
 
     def __getitem__(self, index: int) -> object:
         return self._source[index]
@@ -248,7 +253,7 @@ def _whole(source: object, name: str) -> Batch | None:
     inputs, targets = source, None
     if isinstance(source, tuple) and len(source) == 2:
         inputs, targets = source
-        if not (targets is None or is_arrays(targets)):
+        if not (targets is None or isinstance(targets, Tensor | np.ndarray)):
             return None
     elif isinstance(source, tuple):
         return None

@@ -50,7 +50,8 @@ __all__ = [
     "tie_groups",
 ]
 
-UserFunction = Callable[[Tensor, Tensor | None], object]
+#: Called as ``(outputs, targets)``; who takes labels for granted need not write ``| None``.
+UserFunction = Callable[..., object]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def metric(spec: str | Metric | UserFunction) -> Metric:
     if not callable(spec):
         raise MetricError(
             repr(spec),
-            f"a {type(spec).__name__} is not a metric",
+            f"an object of type {type(spec).__name__} is not a metric",
             "Give a name or a function (outputs, targets)",
         )
     name = str(getattr(spec, "__name__", type(spec).__name__))
