@@ -1,0 +1,1 @@
+"""Real integer execution: the operators of a lowered model and the kernels that run them."""

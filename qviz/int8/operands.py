@@ -1,0 +1,35 @@
+"""The operands of a kernel, bundled: plain tuples, because one of each is built per call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from qviz.int8.packing import PackedWeight
+
+
+class Carried(NamedTuple):
+    """Activations as the kernels read them: bytes, their scale, their zero point."""
+
+    data: Tensor
+    scale: float
+    zero_point: int
+
+
+class Weight(NamedTuple):
+    """A weight with what belongs to it: packed forms, scale per output channel, bias."""
+
+    packed: PackedWeight
+    scale: Tensor
+    bias: Tensor | None
+
+
+class Geometry(NamedTuple):
+    """How a convolution's window moves; one number per spatial dimension."""
+
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int

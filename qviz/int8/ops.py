@@ -1,0 +1,179 @@
+"""The integer operators of a lowered model, as PyTorch operators in the namespace ``qviz``.
+
+Importing this module registers them, which is all a ``.pt2`` that contains them needs. Between them
+tensors are int8 codes with zero point 0; floats enter by ``quantize`` and leave by an op with
+``out_scale=None`` or by ``dequantize``. Every op computes
+
+    acc = integer sum, exact
+    y   = acc * (x_scale * weight_scale) + bias        float32, weight_scale per output channel
+    y   = y + residual                                 int8 codes * residual_scale, or float
+    y   = none | relu | hardtanh(lo, hi) of y
+    out = y                                            out_scale is None: float32
+        | clamp(round_half_even(y * (1 / out_scale)), out_qmin, out_qmax)           int8
+
+with ``1 / out_scale`` in float32. ``x_qmin`` is a promise of the caller: no code of ``x`` is below
+it. From 0 upwards (an input that comes out of a ReLU) it saves the CPU a pass over the input; a
+broken promise gives wrong results.
+
+Layouts: a convolution answers channels-last input with channels-last output and any other with
+contiguous output. All other ops keep the layout of their first input.
+
+Backends are registered per device: the CPU's in this file (cpu.py), CUDA's beside its kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from qviz.int8 import cpu, shapes
+from qviz.int8.epilogue import QMAX, QMIN, Epilogue, dequantize, round_to_codes
+from qviz.int8.operands import Geometry
+
+_TARGET = f"float? out_scale=None, int out_qmin={QMIN}, int out_qmax={QMAX}"
+_AFTER = (
+    "Tensor? residual=None, float residual_scale=1.0, "
+    f'str activation="none", float[] activation_args=[], {_TARGET}'
+)
+_WEIGHTED = "Tensor x, float x_scale, Tensor weight, Tensor weight_scale, Tensor? bias"
+_WINDOW = "int[] stride, int[] padding, int[] dilation, int groups"
+
+SCHEMAS = (
+    f"quantize(Tensor x, float scale, int qmin={QMIN}, int qmax={QMAX}) -> Tensor",
+    "dequantize(Tensor q, float scale) -> Tensor",
+    f"linear({_WEIGHTED}, {_AFTER}, int x_qmin={QMIN}) -> Tensor",
+    f"conv({_WEIGHTED}, {_WINDOW}, {_AFTER}, int x_qmin={QMIN}) -> Tensor",
+    f"conv_transpose({_WEIGHTED}, int[] stride, int[] padding, int[] output_padding, "
+    f"int[] dilation, int groups, {_AFTER}) -> Tensor",
+    f"matmul(Tensor a, float a_scale, Tensor b, float b_scale, {_TARGET}) -> Tensor",
+    'add(Tensor a, float a_scale, Tensor b, float b_scale, str activation="none", '
+    f"float[] activation_args=[], {_TARGET}) -> Tensor",
+)
+
+#: The open registration: whoever adds a device calls ``LIBRARY.impl(name, function, "CUDA")``.
+LIBRARY = torch.library.Library("qviz", "DEF")
+for _schema in SCHEMAS:
+    # Library.define and not torch.library.custom_op: a call costs 6 instead of 19 us.
+    LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def _quantize(x: Tensor, scale: float, qmin: int = QMIN, qmax: int = QMAX) -> Tensor:
+    return round_to_codes(x, scale, qmin, qmax)
+
+
+def _dequantize(q: Tensor, scale: float) -> Tensor:
+    cpu.check_codes(q, "dequantize")
+    return dequantize(q, scale)
+
+
+def _linear(
+    x: Tensor,
+    x_scale: float,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+    activation: str = "none",
+    activation_args: Sequence[float] = (),
+    out_scale: float | None = None,
+    out_qmin: int = QMIN,
+    out_qmax: int = QMAX,
+    x_qmin: int = QMIN,
+) -> Tensor:
+    then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax, residual_scale)
+    return cpu.linear(x, x_scale, weight, weight_scale, bias, then, residual, x_qmin)
+
+
+def _conv(
+    x: Tensor,
+    x_scale: float,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+    activation: str = "none",
+    activation_args: Sequence[float] = (),
+    out_scale: float | None = None,
+    out_qmin: int = QMIN,
+    out_qmax: int = QMAX,
+    x_qmin: int = QMIN,
+) -> Tensor:
+    how = Geometry(stride, padding, dilation, groups)
+    then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax, residual_scale)
+    return cpu.conv(x, x_scale, weight, weight_scale, bias, how, then, residual, x_qmin)
+
+
+def _conv_transpose(
+    x: Tensor,
+    x_scale: float,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+    activation: str = "none",
+    activation_args: Sequence[float] = (),
+    out_scale: float | None = None,
+    out_qmin: int = QMIN,
+    out_qmax: int = QMAX,
+) -> Tensor:
+    how = Geometry(stride, padding, dilation, groups)
+    then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax, residual_scale)
+    return cpu.conv_transpose(
+        x, x_scale, weight, weight_scale, bias, how, output_padding, then, residual
+    )
+
+
+def _matmul(
+    a: Tensor,
+    a_scale: float,
+    b: Tensor,
+    b_scale: float,
+    out_scale: float | None = None,
+    out_qmin: int = QMIN,
+    out_qmax: int = QMAX,
+) -> Tensor:
+    then = Epilogue("none", (), out_scale, out_qmin, out_qmax)
+    return cpu.matmul(a, a_scale, b, b_scale, then)
+
+
+def _add(
+    a: Tensor,
+    a_scale: float,
+    b: Tensor,
+    b_scale: float,
+    activation: str = "none",
+    activation_args: Sequence[float] = (),
+    out_scale: float | None = None,
+    out_qmin: int = QMIN,
+    out_qmax: int = QMAX,
+) -> Tensor:
+    then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax)
+    return cpu.add(a, a_scale, b, b_scale, then)
+
+
+for _name, _function in {
+    "quantize": _quantize,
+    "dequantize": _dequantize,
+    "linear": _linear,
+    "conv": _conv,
+    "conv_transpose": _conv_transpose,
+    "matmul": _matmul,
+    "add": _add,
+}.items():
+    LIBRARY.impl(_name, _function, "CPU")
+
+shapes.register(LIBRARY)
