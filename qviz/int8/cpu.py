@@ -31,7 +31,8 @@ def refusals() -> dict[str, str]:
     return dict(_REFUSALS)
 
 
-def _refused(kind: str, error: RuntimeError) -> None:
+def refused(kind: str, error: RuntimeError) -> None:
+    """Note that a kernel declined a call."""
     _REFUSALS[kind] = str(error).strip().splitlines()[0]
 
 
@@ -47,7 +48,8 @@ def check_codes(x: Tensor, op: str) -> None:
         )
 
 
-def _conv_kind(weight: Tensor, groups: int) -> str:
+def conv_kind(weight: Tensor, groups: int) -> str:
+    """The kind of a convolution in ``selftest.capabilities``."""
     if groups > 1 and weight.shape[1] == 1 and weight.dim() == 4:
         return "depthwise"
     return f"conv{weight.dim() - 2}d"
@@ -68,7 +70,7 @@ def conv(
     check_codes(x, "conv")
     check_activation(then.activation, then.args)
     weighted = Weight(packed_weight(weight), scale, bias)
-    kind = _conv_kind(weight, how.groups)
+    kind = conv_kind(weight, how.groups)
     if selftest.backend(kind) == "onednn":
         try:
             if kind == "conv1d":
@@ -76,7 +78,7 @@ def conv(
             carrier = carried(x, x_scale, x_qmin)
             return laid_out(onednn.conv(carrier, weighted, how, then, residual), x)
         except RuntimeError as error:
-            _refused(kind, error)
+            refused(kind, error)
     y = exact.conv(x, x_scale, weighted, how)
     return laid_out(finish_(y, residual, then), x)
 
@@ -142,7 +144,7 @@ def linear(
             out = onednn.linear(carrier, weighted, then, residual_rows)
             return out.view(shape)
         except RuntimeError as error:
-            _refused("linear", error)
+            refused("linear", error)
     return finish_(exact.linear(x, x_scale, weighted), residual, then)
 
 
@@ -156,7 +158,7 @@ def matmul(a: Tensor, a_scale: float, b: Tensor, b_scale: float, then: Epilogue)
         try:
             return finish_(_batched(a, b, scale), None, then)
         except RuntimeError as error:
-            _refused("matmul", error)
+            refused("matmul", error)
     return finish_(exact.matmul(a, b, scale), None, then)
 
 
@@ -181,5 +183,5 @@ def add(a: Tensor, a_scale: float, b: Tensor, b_scale: float, then: Epilogue) ->
             if out is not None:
                 return out
         except RuntimeError as error:
-            _refused("add", error)
+            refused("add", error)
     return finish_(as_float(a, a_scale).add(as_float(b, b_scale)), None, then)

@@ -75,6 +75,6 @@ def conv_transpose(
 
 
 def matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Matrix product of codes, times ``scale``, with torch.matmul's broadcasting; float32, a new tensor."""
+    """Matrix product of codes, times ``scale``; broadcasts like torch.matmul; float32."""
     dtype = carrier(a.shape[-1])
     return torch.matmul(a.to(dtype), b.to(dtype)).to(torch.float32).mul_(scale)

@@ -9,11 +9,11 @@ from torch import Tensor
 def keeps_channels_last(x: Tensor) -> bool:
     """Whether a convolution of ``x`` answers channels last.
 
-    A stride of 1 at the channels tells the layouts apart even for a single channel, where
-    ``is_contiguous`` says yes to both; with a single pixel nothing can, and contiguous is meant.
+    The strides tell the layouts apart even where ``is_contiguous`` says yes to both: for a single
+    channel or a single pixel.
     """
     dims = x.dim()
-    if dims not in (4, 5) or x.stride(1) != 1 or all(size == 1 for size in x.shape[2:]):
+    if dims not in (4, 5) or x.stride(1) != 1 or x.stride(-1) != x.shape[1]:
         return False
     return x.is_contiguous(
         memory_format=torch.channels_last if dims == 4 else torch.channels_last_3d

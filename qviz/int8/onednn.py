@@ -25,6 +25,8 @@ from qviz.int8.operands import Carried, Geometry, Weight
 from qviz.int8.packing import packed_weight
 
 SHIFT = 128
+#: A tensor, because with a Python number each call would make one: 3.1 instead of 1.4 us.
+_TOP_BIT = torch.tensor(SHIFT, dtype=torch.uint8)
 
 
 def available() -> bool:
@@ -47,12 +49,12 @@ if available():
 
 def shifted(codes: Tensor) -> Tensor:
     """int8 codes in the zero-point-128 carrier: a new uint8 tensor of the same layout."""
-    return codes.view(torch.uint8).bitwise_xor(SHIFT)
+    return torch.bitwise_xor(codes.view(torch.uint8), _TOP_BIT)
 
 
 def unshifted(carrier: Tensor) -> Tensor:
     """int8 codes of a zero-point-128 carrier: a new tensor of the same layout."""
-    return carrier.bitwise_xor(SHIFT).view(torch.int8)
+    return torch.bitwise_xor(carrier, _TOP_BIT).view(torch.int8)
 
 
 def carried(codes: Tensor, scale: float, lowest: int = QMIN) -> Carried:

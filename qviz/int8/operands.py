@@ -33,3 +33,19 @@ class Geometry(NamedTuple):
     padding: Sequence[int]
     dilation: Sequence[int]
     groups: int
+
+
+def geometry(
+    dims: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Geometry:
+    """A geometry in ``dims`` dimensions; a list of one number holds for all of them."""
+    if len(stride) == len(padding) == len(dilation) == dims:
+        return Geometry(stride, padding, dilation, groups)
+    stride, padding, dilation = (
+        each if len(each) == dims else [*each] * dims for each in (stride, padding, dilation)
+    )
+    return Geometry(stride, padding, dilation, groups)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from qviz.int8 import cpu, shapes
 from qviz.int8.epilogue import QMAX, QMIN, Epilogue, dequantize, round_to_codes
-from qviz.int8.operands import Geometry
+from qviz.int8.operands import geometry
 
 _TARGET = f"float? out_scale=None, int out_qmin={QMIN}, int out_qmax={QMAX}"
 _AFTER = (
@@ -106,7 +106,7 @@ def _conv(
     out_qmax: int = QMAX,
     x_qmin: int = QMIN,
 ) -> Tensor:
-    how = Geometry(stride, padding, dilation, groups)
+    how = geometry(weight.dim() - 2, stride, padding, dilation, groups)
     then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax, residual_scale)
     return cpu.conv(x, x_scale, weight, weight_scale, bias, how, then, residual, x_qmin)
 
@@ -130,7 +130,7 @@ def _conv_transpose(
     out_qmin: int = QMIN,
     out_qmax: int = QMAX,
 ) -> Tensor:
-    how = Geometry(stride, padding, dilation, groups)
+    how = geometry(weight.dim() - 2, stride, padding, dilation, groups)
     then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax, residual_scale)
     return cpu.conv_transpose(
         x, x_scale, weight, weight_scale, bias, how, output_padding, then, residual

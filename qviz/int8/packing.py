@@ -32,9 +32,7 @@ class PackedWeight:
 
     __slots__ = ("_address", "_forms", "_ref", "_version_seen", "zero_points")
 
-    def __init__(
-        self, weight: Tensor, forget: Callable[[weakref.ref[Tensor]], None] | None
-    ) -> None:
+    def __init__(self, weight: Tensor, forget: Callable[[weakref.ref[Tensor]], None]) -> None:
         self._ref = weakref.ref(weight, forget)
         self._version_seen = _version(weight)
         self._address = weight.data_ptr()
