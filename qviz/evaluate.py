@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qviz.data import Data
 from qviz.errors import MetricError, NotFiniteError
-from qviz.execute import Edits, Program
+from qviz.execute import Edits, Program, Watch
 from qviz.intervals import Interval, Scores, mcnemar, paired_bootstrap, relative_change
 from qviz.metrics import METRICS, Metric, score
 from qviz.progress import OnProgress, Reporter
@@ -88,14 +88,15 @@ def outputs(
     *,
     batch_size: int,
     progress: OnProgress | None = None,
-    verb: str = "evaluate",
+    watch: Watch | None = None,
 ) -> Outputs:
-    """Run a program over all samples."""
+    """Run a program over all samples; ``watch`` sees every value on the way."""
     made: list[Tensor] = []
     targets: list[Tensor] = []
-    report = Reporter(verb, data.count, progress)
+    report = Reporter("evaluate", data.count, progress)
     for batch in data.batches(batch_size):
-        made.append(first_output(program.run(program.inputs(batch), edits), batch.size, program))
+        results = program.run(program.inputs(batch), edits, watch=watch)
+        made.append(first_output(results, batch.size, program))
         if batch.targets is not None:
             targets.append(batch.targets)
         report.step("", batch.size)

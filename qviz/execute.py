@@ -128,7 +128,9 @@ class Program:
             reads = tuple(self.slot_of[n.name] for n in node.all_input_nodes)
             target: Any = node.target
             self.steps.append(
-                Step(index, target, tuple(args), kwargs, plain, tuple(frees.get(position, ())), reads)
+                Step(
+                    index, target, tuple(args), kwargs, plain, tuple(frees.get(position, ())), reads
+                )
             )
 
     def parameter(self, target: str) -> Tensor:
@@ -151,7 +153,9 @@ class Program:
         values = list(self._constants)
         for item in self.graph.inputs:
             try:
-                value = batch.args[item.key] if isinstance(item.key, int) else batch.kwargs[item.key]
+                value = (
+                    batch.args[item.key] if isinstance(item.key, int) else batch.kwargs[item.key]
+                )
             except (IndexError, KeyError):
                 raise DataError(
                     f"input {item.tensor}",

@@ -53,7 +53,9 @@ def observe(
     graph = program.graph
     workers = workers or torch.get_num_threads()
     watched = {program.slot_of_tensor[name]: graph.tensors[name] for name in graph.observed}
-    parts = {name: [_collector(graph.tensors[name]) for _ in range(workers)] for name in graph.observed}
+    parts = {
+        name: [_collector(graph.tensors[name]) for _ in range(workers)] for name in graph.observed
+    }
     pad = _can_pad(graph)
     report = Reporter("calibrate", data.count, progress)
     with _pool(workers) as pool:

@@ -35,7 +35,7 @@ def proxy(
     data: Data,
     edits_of: Mapping[str, Mapping[int, Any]],
     *,
-    samples: int = 64,
+    samples: int = 256,
     seed: int = 0,
     progress: OnProgress | None = None,
 ) -> dict[str, float]:
@@ -116,7 +116,7 @@ def _hook(
 
 
 def _direction(output: Tensor, generator: torch.Generator) -> Tensor:
-    """v per sample with ``E[v v^T]`` the Fisher matrix of class scores, or 2 I / n otherwise."""
+    """V per sample with ``E[v v^T]`` the Fisher matrix of class scores, or 2 I / n otherwise."""
     signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
     if output.dim() == 2 and output.shape[1] > 1:
         p = torch.softmax(output, 1)

@@ -22,7 +22,14 @@ from qviz.data import Data
 from qviz.errors import RecipeError
 from qviz.evaluate import Outputs, compare, divergence_metric
 from qviz.graph import Graph
-from qviz.intervals import Interval, Scores, paired_bootstrap, relative_change, resampled, tie_groups
+from qviz.intervals import (
+    Interval,
+    Scores,
+    paired_bootstrap,
+    relative_change,
+    resampled,
+    tie_groups,
+)
 from qviz.metrics import Metric, score
 from qviz.progress import OnProgress, Reporter
 from qviz.recipe import Recipe, resolve
@@ -132,7 +139,11 @@ def targets_of(
     recipe: Recipe, graph: Graph, *, operands: Operands, granularity: Granularity
 ) -> dict[str, tuple[str, ...]]:
     """Op or operand name -> the int8 operands that are switched together for it."""
-    kinds = {"both": ("weight", "activation"), "weights": ("weight",), "activations": ("activation",)}
+    kinds = {
+        "both": ("weight", "activation"),
+        "weights": ("weight",),
+        "activations": ("activation",),
+    }
     decisions = resolve(recipe, graph)
     groups: dict[str, tuple[str, ...]] = {}
     for op in graph.quantizable:
@@ -235,7 +246,9 @@ def _score(part: Part, reference: Outputs, metric: Metric) -> Measured:
     assert divergence is not None
     own = score(metric, part.values, targets, values)
     corpus = own.per_sample is None
-    return Measured(part.key, part.start, divergence, own.per_sample, part.values if corpus else None)
+    return Measured(
+        part.key, part.start, divergence, own.per_sample, part.values if corpus else None
+    )
 
 
 class _Board:
@@ -269,9 +282,7 @@ class _Board:
         made = outputs(simulator.program, data, base, batch_size=batch_size).values  # type: ignore[arg-type]
         whole = _score(Part("", 0, made), self.reference, self.metric)
         self.base_divergence = whole.divergence
-        self.base_scores = score(
-            self.metric, made, self.reference.targets, self.reference.values
-        )
+        self.base_scores = score(self.metric, made, self.reference.targets, self.reference.values)
 
     def add(self, part: Measured) -> None:
         if part.key in self.parts:
@@ -316,7 +327,9 @@ class _Board:
         joined = self._joined(key)
         if joined is None:
             guess = self.proxy.get(key, 0.0)
-            row = SensitivityRow(key, self.types[key], guess, None, None, None, None, 0, False, 0, 0)
+            row = SensitivityRow(
+                key, self.types[key], guess, None, None, None, None, 0, False, 0, 0
+            )
         else:
             divergence, own, base, rows = joined
             spread = torch.from_numpy(resampled(_scores(divergence)))

@@ -59,7 +59,9 @@ class Simulator:
             return self.weight(operand, bits, recipe.per_channel)[1]
         key = (recipe.profile, bits, recipe.range_of[operand.tensor])
         if key not in self._activations:
-            self._activations[key] = FakeQuantize(self.activation_params(operand.tensor, recipe, bits))
+            self._activations[key] = FakeQuantize(
+                self.activation_params(operand.tensor, recipe, bits)
+            )
         return self._activations[key]
 
     def activation_params(self, tensor: str, recipe: Recipe, bits: int) -> QuantParams:

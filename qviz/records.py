@@ -1,0 +1,130 @@
+"""What a session keeps in its run folder, by table: histograms, evaluations, sensitivity parts.
+
+    histograms.npz       one pass over the calibration data
+    outputs-KEY.npz      outputs of a measured recipe on the evaluation data
+    evaluations.jsonl    one row per measured recipe
+    sensitivity.jsonl    one row per measured part: scores per sample
+
+Every function takes the folder or None; without a folder nothing is kept and nothing is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qviz.evaluate import Evaluation
+from qviz.histogram import Histogram
+from qviz.recipe import Recipe
+from qviz.sensitivity import Measured
+from qviz.store import RunFolder
+
+#: Outputs larger than this are measured again rather than kept on disk.
+KEEP_OUTPUTS = 64 << 20
+
+
+def digest(recipe: Recipe) -> str:
+    """Short name of a recipe's content."""
+    return hashlib.blake2b(recipe.to_json().encode(), digest_size=8).hexdigest()
+
+
+def write_histograms(run: RunFolder | None, histograms: Mapping[str, Histogram]) -> None:
+    """Keep the histograms of one pass."""
+    if run is None:
+        return
+    arrays: dict[str, np.ndarray] = {"names": np.array(list(histograms))}
+    for index, histogram in enumerate(histograms.values()):
+        arrays |= {f"{index}/{k}": v for k, v in histogram.to_arrays().items()}
+    run.write_arrays("histograms", arrays)
+
+
+def read_histograms(run: RunFolder | None) -> dict[str, Histogram] | None:
+    """The histograms kept, None if the pass was not finished."""
+    arrays = None if run is None else run.read_arrays("histograms")
+    if arrays is None:
+        return None
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in arrays.items():
+        index, _, field = key.partition("/")
+        found.setdefault(index, {})[field] = value
+    return {
+        str(name): Histogram.from_arrays(found[str(index)])
+        for index, name in enumerate(arrays["names"])
+    }
+
+
+def write_outputs(run: RunFolder | None, key: str, values: Tensor) -> None:
+    """Keep the outputs of a recipe."""
+    if run is not None and values.nbytes <= KEEP_OUTPUTS:
+        run.write_arrays(f"outputs-{key}", {"outputs": values.numpy()})
+
+
+def read_outputs(run: RunFolder | None, key: str) -> Tensor | None:
+    """The outputs of a recipe, None if they are not kept."""
+    arrays = None if run is None else run.read_arrays(f"outputs-{key}")
+    return None if arrays is None else torch.from_numpy(arrays["outputs"])
+
+
+def write_evaluation(
+    run: RunFolder | None, key: str, recipe: Recipe | None, result: Evaluation
+) -> None:
+    """Note a measured recipe, once."""
+    if run is None or any(row["key"] == key for row in run.rows("evaluations")):
+        return
+    run.append(
+        "evaluations",
+        {
+            "key": key,
+            "calibrator": None if recipe is None else recipe.calibrator,
+            "per_channel": None if recipe is None else recipe.per_channel,
+            "skipped": [] if recipe is None else list(recipe.skipped),
+            "metric": result.metric.name,
+            "value": result.value,
+            "float_value": result.reference.value,
+            "change": result.change,
+            "interval": [result.interval.low, result.interval.high],
+            "divergence": result.divergence,
+            "divergence_name": result.divergence_name,
+            "flips": len(result.flips),
+            "samples": result.scores.count,
+            "recipe": None if recipe is None else json.loads(recipe.to_json()),
+        },
+    )
+
+
+def write_part(run: RunFolder | None, key: str, part: Measured) -> None:
+    """Keep one finished part of a sensitivity sweep."""
+    if run is not None:
+        run.append(
+            "sensitivity",
+            {
+                "sweep": key,
+                "name": part.key,
+                "start": part.start,
+                "divergence": part.divergence,
+                "scores": part.scores,
+                "outputs": part.outputs,
+            },
+        )
+
+
+def read_parts(run: RunFolder | None, key: str) -> list[Measured]:
+    """The finished parts of a sweep."""
+    if run is None:
+        return []
+    return [
+        Measured(
+            row["name"],
+            int(row["start"]),
+            torch.as_tensor(row["divergence"]),
+            None if row["scores"] is None else torch.as_tensor(row["scores"]),
+            None if row["outputs"] is None else torch.as_tensor(row["outputs"]),
+        )
+        for row in run.rows("sensitivity")
+        if row["sweep"] == key
+    ]
