@@ -104,7 +104,7 @@ def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) ->
     """
     state = model.state_dict()
     missing = [k for k in state if k not in weights and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in weights if k not in state]
+    unexpected = sorted(k for k in weights if k not in state)
     parts = [f"{len(missing)} missing ({_first(missing)})"] * bool(missing)
     parts += [f"{len(unexpected)} unexpected ({_first(unexpected)})"] * bool(unexpected)
     if parts:
