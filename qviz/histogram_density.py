@@ -15,6 +15,7 @@ a candidate range costs one look-up per code, whatever the number of values or b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -55,6 +56,7 @@ class Density:
     pieces: Doubles
 
 
+@lru_cache(maxsize=4)  # several calibrators and every drag of a line ask for the same one
 def density(h: Histogram) -> Density | None:
     """The density of the non-zero values, None where there are none."""
     counts = h.counts.numpy().astype(np.float64)

@@ -34,7 +34,7 @@ def rounded(total: int) -> float:
     try:
         return total / _ONE  # division of integers rounds once
     except OverflowError:
-        return math.copysign(math.inf, total)
+        return math.inf if total > 0 else -math.inf
 
 
 def variance(total: int, total_squares: int, count: int) -> float:

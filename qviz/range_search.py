@@ -25,7 +25,8 @@ KL_BINS = 2048
 _OCTAVES = 10
 _PER_OCTAVE = 8
 _REFINED = 17
-_SWEEPS = 3
+_SWEEPS = 2
+_SWEPT = 1  # octaves around the range found by shrinking both ends
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -47,7 +48,6 @@ def least_error(
     Returns:
         The two ends, inside [lo, hi] on an affine grid.
     """
-
     search = _Search(d, grid, clip_weight)
     if grid.symmetric:
         amax = max(-lo, hi)
@@ -58,8 +58,8 @@ def least_error(
     ends = (low * both, high * both)
     for _ in range(_SWEEPS if low < 0 < high else 0):
         before = ends
-        ends = (ends[0], high * search.factor((ends[0], False), (high, True)))
-        ends = (low * search.factor((low, True), (ends[1], False)), ends[1])
+        ends = (ends[0], high * search.factor((ends[0], False), (high, True), ends[1] / high))
+        ends = (low * search.factor((low, True), (ends[1], False), ends[0] / low), ends[1])
         if ends == before:
             break
     return ends
@@ -73,7 +73,9 @@ class _Search:
     grid: Grid
     clip_weight: float
 
-    def factor(self, low: tuple[float, bool], high: tuple[float, bool]) -> float:
+    def factor(
+        self, low: tuple[float, bool], high: tuple[float, bool], near: float | None = None
+    ) -> float:
         """The factor in (0, 1] of least cost for the ends that move with it; the largest of equals.
 
         Factors an eighth of an octave apart first, then finer around the best: the error as a
@@ -82,17 +84,24 @@ class _Search:
         Args:
             low: the lower end, and whether it moves.
             high: the upper end likewise.
+            near: look only around this factor.
         """
-        tried = 2.0 ** (-np.arange(_OCTAVES * _PER_OCTAVE + 1) / _PER_OCTAVE)
+        if near is None:
+            tried = 2.0 ** (-np.arange(_OCTAVES * _PER_OCTAVE + 1) / _PER_OCTAVE)
+        else:
+            around = np.arange(_SWEPT * _PER_OCTAVE, -_SWEPT * _PER_OCTAVE - 1, -1) / _PER_OCTAVE
+            tried = near * 2.0**around
         factor, least = 1.0, math.inf
         for span in (1 / _PER_OCTAVE, 2 / (_PER_OCTAVE * _REFINED), 0.0):
-            costs = self.cost(
-                *(end * tried if moves else np.full_like(tried, end) for end, moves in (low, high))
-            )
+            tried = np.unique(np.minimum(tried, 1.0))[::-1]
+            moved = [
+                end * tried if moves else np.full_like(tried, end) for end, moves in (low, high)
+            ]
+            costs = self.cost(*moved)
             best = int(np.argmin(costs))
             if costs[best] < least:
                 factor, least = float(tried[best]), float(costs[best])
-            tried = np.minimum(factor * 2.0 ** np.linspace(span, -span, _REFINED), 1.0)
+            tried = factor * 2.0 ** np.linspace(span, -span, _REFINED)
         return factor
 
     def cost(self, low: Doubles, high: Doubles) -> Doubles:
@@ -138,18 +147,19 @@ def least_divergence(counts: NDArray[np.int64], levels: int) -> int:
 def _divergences(h: Doubles, kept: NDArray[np.int64], levels: int) -> Doubles:
     """KL(P, Q) for every number of bins kept; inf where P has values and Q has none."""
     cumulative = np.concatenate([[0.0], np.cumsum(h)])
-    filled = np.concatenate([[0], np.cumsum(h > 0)])
+    filled = np.concatenate([[0.0], np.cumsum(h > 0)])
     entropy = np.concatenate([[0.0], np.cumsum(_x_log_x(h))])
     total = cumulative[-1]
     inside = cumulative[kept]
     outside = total - inside
     last = h[kept - 1]
     # Group g of i bins is those with g <= bin * levels / i < g + 1.
-    starts = -(-np.arange(levels + 1) * kept[:, None] // levels)  # (candidates, levels + 1)
-    group = np.diff(cumulative[starts], axis=1)
-    bins = np.diff(filled[starts], axis=1)
-    mean = group / np.maximum(bins, 1)
-    log_mean = np.log(np.maximum(mean, _TINY))  # an empty group counts for nothing below
+    # levels is a power of two: the shift divides by it and rounds up
+    starts = (np.arange(levels + 1) * kept[:, None] + levels - 1) >> (levels.bit_length() - 1)
+    group = np.diff(cumulative.take(starts), axis=1)  # (candidates, levels)
+    bins = np.diff(filled.take(starts), axis=1)
+    mean = np.divide(group, np.maximum(bins, 1, out=bins))
+    log_mean = np.log(np.maximum(mean, _TINY, out=mean), out=mean)  # an empty group has no say
     p_log_p = entropy[kept] - _x_log_x(last) + _x_log_x(last + outside)
     p_log_q = np.einsum("ij,ij->i", group, log_mean) + outside * log_mean[:, -1]
     with np.errstate(divide="ignore", invalid="ignore"):
