@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ class RunFolder:
         self.path = path
         self.manifest = manifest
         self._token = token
+        self._appending = threading.Lock()
         self._clean: set[str] = set()  # tables whose last line is known to be whole
         self._release = weakref.finalize(self, store_lock.release, path, token or "")
 
@@ -130,9 +132,9 @@ class RunFolder:
         path = self._file(table, "jsonl")
         line = store_codec.dumps(row).encode() + b"\n"
         self._check_open()
-        with reported(path):
+        with self._appending, reported(path):
             append_line(path, line, known_whole=table in self._clean)
-        self._clean.add(table)
+            self._clean.add(table)
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """All rows of a table in the order they were added; none if there is no such table.

@@ -13,7 +13,6 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 
 def dumps(value: object, *, indent: int | None = None) -> str:
@@ -42,7 +41,7 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, float):
         return float(value) if np.isfinite(value) else {"__float__": repr(float(value))}
-    if isinstance(value, Tensor):
+    if hasattr(value, "detach"):  # a tensor; looking at a run need not wait for torch's import
         value = value.detach().cpu().numpy()
     if isinstance(value, np.generic):
         return _plain(value.item())
