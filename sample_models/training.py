@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sample_models.fashion_mnist.data import evaluation, normalise
 
@@ -37,7 +36,6 @@ class Plan:
         batch_size: images per step.
         warmup: steps over which the learning rate rises linearly, before the cosine to zero.
         label_smoothing: probability taken from the true class and spread over all classes.
-        ema: decay of the moving average of weights and buffers; ``None`` keeps the last weights.
         clip: largest norm of the gradient; ``None`` does not limit it.
         seed: of initialisation, order and augmentation.
     """
@@ -47,7 +45,6 @@ class Plan:
     batch_size: int = 128
     warmup: int = 200
     label_smoothing: float = 0.0
-    ema: float | None = None
     clip: float | None = None
     seed: int = 0
 
@@ -95,27 +92,20 @@ def batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor,
         yield normalise(augment(images[chosen])), labels[chosen]
 
 
-def train(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan) -> nn.Module:
-    """Train ``network`` in place.
+def train(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan) -> None:
+    """Train ``network`` in place and leave it in eval mode.
 
     Args:
         network: maps ``(N, 1, 28, 28)`` to logits ``(N, 10)``.
         images: ``(N, 28, 28)``, uint8.
         labels: ``(N,)``, int64.
         plan: how to train.
-
-    Returns:
-        The averaged network where the plan asks for one, else ``network``; in eval mode.
     """
     network.train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in its types
     optimizer = plan.optimizer(network)
     total = plan.epochs * (len(images) // plan.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(plan.warmup, total))
-    average = None
-    if plan.ema is not None:
-        rule = get_ema_multi_avg_fn(plan.ema)
-        average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True)
     for epoch in range(plan.epochs):
         start, losses = time.perf_counter(), 0.0
         for x, y in batches(images, labels, plan.batch_size):
@@ -126,12 +116,10 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, plan: Plan) -> nn.
                 nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
             optimizer.step()
             schedule.step()
-            if average is not None:
-                average.update_parameters(network)
             losses += loss.item() * len(y)
         seconds = time.perf_counter() - start
         print(f"epoch {epoch + 1}: loss {losses / len(images):.4f}, {seconds:.0f} s", flush=True)
-    return (network if average is None else average.module).eval()
+    network.eval()
 
 
 def _warmup_cosine(warmup: int, total: int) -> Callable[[int], float]:
@@ -171,7 +159,8 @@ def main(folder: Path, model: Callable[[], nn.Module], plan: Plan) -> None:
     torch.manual_seed(plan.seed)
 
     images, labels = (torch.from_numpy(array) for array in read_split(args.data, "train"))
-    network = train(model(), images, labels, plan)
+    network = model()
+    train(network, images, labels, plan)
     test_images, test_labels = (torch.from_numpy(array) for array in read_split(args.data, "t10k"))
     slice_images, slice_labels = zip(*evaluation(), strict=True)
 

@@ -15,8 +15,6 @@ STAGES = (
     (4, 5, 1, 40, 2),
     (4, 3, 2, 64, 1),
 )
-BN_EPSILON = 1e-5
-BN_MOMENTUM = 0.1
 
 
 class ConvBN(nn.Module):
@@ -46,7 +44,7 @@ class ConvBN(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
         )
-        self.bn = nn.BatchNorm2d(out_channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
+        self.bn = nn.BatchNorm2d(out_channels)
         self.act: nn.Module = nn.Identity() if linear else nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
