@@ -129,7 +129,7 @@ class QuantParams:
 
 def _finite(name: str, value: float | Tensor) -> Tensor:
     """``value`` as float64; the ends of a range are never rounded before they are divided."""
-    limit = torch.as_tensor(value).detach().to(torch.float64)
+    limit = torch.as_tensor(value, dtype=torch.float64).detach()
     if not bool(torch.isfinite(limit).all()):
         raise NotFiniteError(
             name,

@@ -1,7 +1,9 @@
 r"""A histogram read as a density, and the exact squared error of a grid under it.
 
 Values are taken as spread evenly inside their bin; the outermost bins end at the exact minimum and
-maximum; exact zeros are left out, because every grid returns 0 for 0.
+maximum; exact zeros are left out, because every grid returns 0 for 0. The two bins beside zero may
+hold most values (attention probabilities, tensors with outliers) and then far from evenly: there
+the density ends early, so that the exact sums of the histogram come out.
 
 The error needs one integral only. With M(t) = \int_{-inf}^t (t - x) dH(x) and the rounding
 thresholds t_k = (k - 1/2) s between the codes,
@@ -14,6 +16,7 @@ a candidate range costs one look-up per code, whatever the number of values or b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -26,6 +29,7 @@ from qviz.histogram_value import BINS, Histogram
 
 Doubles = NDArray[np.float64]
 
+_LEAST: Final = 1e-3  # of a bin; the exact sums may ask for less by rounding
 _ROWS: Final = 64  # candidates evaluated at a time: keeps the look-ups in the cache
 
 
@@ -37,7 +41,10 @@ class Density:
 
     Args:
         first: number of the bin that piece 1 lies in, counted from 0 at real 0.
+        bins: number of bins from there to the last used one.
         width: width of a bin.
+        splits: where the density of the bins beside zero ends, negative side first; each splits its
+            bin into two pieces; inf where that bin is not used.
         left: left end of every piece, [P]; piece 0 starts anywhere.
         slope: values per unit in every piece, [P].
         below: values left of every piece, [P].
@@ -47,7 +54,9 @@ class Density:
     """
 
     first: int
+    bins: int
     width: float
+    splits: tuple[float, float]
     left: Doubles
     slope: Doubles
     below: Doubles
@@ -65,9 +74,12 @@ def density(h: Histogram) -> Density | None:
     if used.size == 0:
         return None
     first, last = int(used[0]) - BINS, int(used[-1]) - BINS
-    ends = np.arange(first, last + 2) * h.width
+    ends: Doubles = np.linspace(first, last + 1, last - first + 2) * h.width
     ends[0], ends[-1] = max(ends[0], h.min), min(ends[-1], h.max)
-    a, b, n = ends[:-1], ends[1:], counts[first + BINS : last + BINS + 1]
+    n = counts[first + BINS : last + BINS + 1]
+    splits = _splits(h, ends, n, -first)
+    ends, n = _split(ends, n, -first, splits)
+    a, b = ends[:-1], ends[1:]
     spans = b - a
     slope = np.divide(n, spans, out=np.zeros_like(n), where=spans > 0)
     pieces = np.stack([n, n * (a + b) / 2, n * (a * a + a * b + b * b) / 3])  # (3, bins)
@@ -76,7 +88,9 @@ def density(h: Histogram) -> Density | None:
     growth = below[1:-1] * spans + n * spans / 2
     return Density(
         first=first,
+        bins=last - first + 1,
         width=h.width,
+        splits=splits,
         left=np.concatenate([[ends[0]], ends]),
         slope=np.concatenate([[0.0], slope, [0.0]]),
         below=below,
@@ -84,6 +98,48 @@ def density(h: Histogram) -> Density | None:
         above=_suffix(pieces),
         pieces=np.pad(pieces, ((0, 0), (1, 1))),
     )
+
+
+def _splits(h: Histogram, ends: Doubles, n: Doubles, zero: int) -> tuple[float, float]:
+    """Where the density of the bins beside zero ends, for the exact sums to come out.
+
+    The sum of values decides where all have one sign, the sum of squares elsewhere.
+
+    Args:
+        h: histogram.
+        ends: ends of the used bins, [B + 1].
+        n: values in them, [B].
+        zero: number among them of the bin that starts at 0; it and the one before may be missing.
+    """
+    beside = [i for i in (zero - 1, zero) if 0 <= i < n.size]
+    a, b = ends[:-1], ends[1:]
+    there = float(n[beside].sum())
+    if there == 0:
+        return math.inf, math.inf
+    others = n.copy()
+    others[beside] = 0
+    if len(beside) == 1:
+        mean = (h.total - float((others * (a + b)).sum()) / 2) / there
+        low, high = float(a[beside[0]]), float(b[beside[0]])
+        if beside[0] == zero:
+            return math.inf, min(max(2 * mean - low, low + _LEAST * (high - low)), high)
+        return max(min(2 * mean - high, high - _LEAST * (high - low)), low), math.inf
+    squares = h.total_squares - float((others * (a * a + a * b + b * b)).sum()) / 3
+    even = float(n[zero - 1] * a[zero - 1] ** 2 + n[zero] * b[zero] ** 2) / 3
+    factor = math.sqrt(min(max(squares / even, _LEAST**2), 1.0)) if even > 0 else 1.0
+    return float(a[zero - 1]) * factor, float(b[zero]) * factor
+
+
+def _split(
+    ends: Doubles, n: Doubles, zero: int, splits: tuple[float, float]
+) -> tuple[Doubles, Doubles]:
+    """Ends and values with the bins beside zero cut in two, the outer part empty."""
+    negative, positive = splits
+    if positive < math.inf:
+        ends, n = np.insert(ends, zero + 1, positive), np.insert(n, zero + 1, 0.0)
+    if negative < math.inf:
+        ends, n = np.insert(ends, zero, negative), np.insert(n, zero - 1, 0.0)
+    return ends, n
 
 
 def _suffix(pieces: Doubles) -> Doubles:
@@ -95,8 +151,11 @@ def _suffix(pieces: Doubles) -> Doubles:
 def _place(d: Density, x: Doubles) -> tuple[NDArray[np.intp], Doubles]:
     """Piece that every ``x`` lies in, and how far right of its left end."""
     last = d.left.size - 1
-    piece = np.floor(x / d.width)
-    piece = np.clip(piece - (d.first - 1), 0, last - 1).astype(np.intp)
+    cell = np.floor(x / d.width)
+    piece = np.clip(cell - (d.first - 1), 0, d.bins).astype(np.intp)
+    for split in d.splits:
+        if split < math.inf:
+            piece += x >= split
     piece[x >= d.left[last]] = last
     return piece, np.maximum(x - d.left[piece], 0.0)
 

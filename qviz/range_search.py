@@ -23,8 +23,8 @@ KL_BINS = 2048
 
 # A range below 2^-OCTAVES of the data's would clip nearly all of it.
 _OCTAVES = 10
-_PER_OCTAVE = 8
-_REFINED = 17
+_PER_OCTAVE = 16
+_FINE = (33, 9)  # candidates of the two refinements
 _SWEEPS = 2
 _SWEPT = 1  # octaves around the range found by shrinking both ends
 _TINY = np.finfo(np.float64).tiny
@@ -78,8 +78,9 @@ class _Search:
     ) -> float:
         """The factor in (0, 1] of least cost for the ends that move with it; the largest of equals.
 
-        Factors an eighth of an octave apart first, then finer around the best: the error as a
-        function of the range is smooth on that scale.
+        Factors a sixteenth of an octave apart first, then twice finer around the best. Where many
+        values are alike (GELU near its minimum) the error has ripples as codes pass over them, so
+        the first refinement looks to both sides of the neighbouring factors.
 
         Args:
             low: the lower end, and whether it moves.
@@ -92,7 +93,7 @@ class _Search:
             around = np.arange(_SWEPT * _PER_OCTAVE, -_SWEPT * _PER_OCTAVE - 1, -1) / _PER_OCTAVE
             tried = near * 2.0**around
         factor, least = 1.0, math.inf
-        for span in (1 / _PER_OCTAVE, 2 / (_PER_OCTAVE * _REFINED), 0.0):
+        for fine, span in ((_FINE[0], 2 / _PER_OCTAVE), (_FINE[1], 1 / 128), (1, 0.0)):
             tried = np.unique(np.minimum(tried, 1.0))[::-1]
             moved = [
                 end * tried if moves else np.full_like(tried, end) for end, moves in (low, high)
@@ -101,7 +102,7 @@ class _Search:
             best = int(np.argmin(costs))
             if costs[best] < least:
                 factor, least = float(tried[best]), float(costs[best])
-            tried = factor * 2.0 ** np.linspace(span, -span, _REFINED)
+            tried = factor * 2.0 ** np.linspace(span, -span, fine)
         return factor
 
     def cost(self, low: Doubles, high: Doubles) -> Doubles:
