@@ -10,6 +10,7 @@ and of every op and shape that the fast backend does not take.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,11 @@ TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3
 def carrier(length: int) -> torch.dtype:
     """The float type that adds ``length`` products of codes without rounding."""
     return torch.float32 if length * LARGEST_PRODUCT <= 2**24 else torch.float64
+
+
+def unchanged() -> AbstractContextManager[None]:
+    """Autocast off: it would hand out the sums in bfloat16."""
+    return torch.autocast("cpu", enabled=False)
 
 
 def _scaled(acc: Tensor, scale: Tensor, bias: Tensor | None, channel_dim: int) -> Tensor:
@@ -48,7 +54,8 @@ def linear(x: Tensor, x_scale: float, weight: Weight) -> Tensor:
         float32 [..., N], a new tensor.
     """
     dtype = carrier(weight.packed.weight.shape[1])
-    acc = F.linear(x.to(dtype), weight.packed.carried(dtype))
+    with unchanged():
+        acc = F.linear(x.to(dtype), weight.packed.carried(dtype))
     return _scaled(acc, weight.scale * x_scale, weight.bias, acc.dim() - 1)
 
 
@@ -57,7 +64,8 @@ def conv(x: Tensor, x_scale: float, weight: Weight, how: Geometry) -> Tensor:
     plain = weight.packed.weight
     dtype = carrier(plain[0].numel())
     function = CONVOLUTIONS[plain.dim() - 2]
-    acc = function(x.to(dtype), weight.packed.carried(dtype), None, *how)
+    with unchanged():
+        acc = function(x.to(dtype), weight.packed.carried(dtype), None, *how)
     return _scaled(acc, weight.scale * x_scale, weight.bias, 1)
 
 
@@ -67,14 +75,18 @@ def conv_transpose(
     """A transposed convolution; weight [C, K / groups, *kernel], its scale has K values."""
     plain = weight.packed.weight
     dtype = carrier(plain[:, 0].numel() // how.groups)
-    acc = TRANSPOSED[plain.dim() - 2](
-        x.to(dtype), weight.packed.carried(dtype), None,
-        how.stride, how.padding, output_padding, how.groups, how.dilation,
-    )  # fmt: skip
+    function = TRANSPOSED[plain.dim() - 2]
+    with unchanged():
+        acc = function(
+            x.to(dtype), weight.packed.carried(dtype), None,
+            how.stride, how.padding, output_padding, how.groups, how.dilation,
+        )  # fmt: skip
     return _scaled(acc, weight.scale * x_scale, weight.bias, 1)
 
 
 def matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Matrix product of codes, times ``scale``; broadcasts like torch.matmul; float32."""
     dtype = carrier(a.shape[-1])
-    return torch.matmul(a.to(dtype), b.to(dtype)).to(torch.float32).mul_(scale)
+    with unchanged():
+        acc = torch.matmul(a.to(dtype), b.to(dtype))
+    return acc.to(torch.float32).mul_(scale)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qviz.int8.epilogue import QMAX, QMIN, Epilogue, as_float, code_limits, finish_
+from qviz.int8.epilogue import QMAX, QMIN, Epilogue, activate_, as_float, code_limits, finish_
 from qviz.int8.layout import is_dense
 from qviz.int8.operands import Carried, Geometry, Weight
 from qviz.int8.packing import packed_weight
@@ -71,11 +71,11 @@ def _target(then: Epilogue, zero_point: int) -> tuple[float, int, torch.dtype]:
     return then.out_scale, zero_point, torch.uint8 if zero_point else torch.int8
 
 
-def _limited_(out: Tensor, then: Epilogue, zero_point: int) -> Tensor:
-    """Cut off what the kernel did not: all of the activation, on codes or floats, in place."""
+def _limited_(out: Tensor, then: Epilogue, zero_point: int, fused: bool) -> Tensor:
+    """Do in place what the kernel did not: a narrow grid, and the activation if it is not fused."""
     if then.out_scale is None:
-        return out.clamp_(*then.args) if then.activation == "hardtanh" else out
-    lo, hi = code_limits(then)
+        return out if fused else activate_(out, then.activation, then.args)
+    lo, hi = (then.qmin, then.qmax) if fused else code_limits(then)
     return out.clamp_(lo + zero_point, hi + zero_point) if lo > QMIN or hi < QMAX else out
 
 
@@ -130,11 +130,10 @@ def conv(
     scale, target_point, dtype = _target(then, zero_point)
     out: Tensor
     if residual is None:
-        out = _CONV[dims](
-            *head, weight.bias, *how, scale, target_point, dtype, then.activation, then.args, ""
-        )
-        narrow = then.qmin > QMIN or then.qmax < QMAX
-        return _limited_(out, then, zero_point) if narrow else out
+        fused = dims == 4  # the 3d kernel knows no activation
+        activation = (then.activation, then.args) if fused else ("none", ())
+        out = _CONV[dims](*head, weight.bias, *how, scale, target_point, dtype, *activation, "")
+        return _limited_(out, then, zero_point, fused)
     codes = not residual.is_floating_point()
     if dims == 5 or (then.out_scale is not None and not codes):
         return _unfused(conv(x, weight, how, Epilogue()), residual, then, zero_point)
@@ -142,12 +141,12 @@ def conv(
     residual = as_float(residual, then.residual_scale) if dtype is torch.float32 else residual
     accumulator = residual.clone(memory_format=torch.channels_last)
     sum_scale = then.residual_scale if codes and dtype is not torch.float32 else 1.0
-    relu = "relu" if then.activation == "relu" else "none"
+    fused = then.activation != "hardtanh"
     out = _CONV_SUM(
         *head, accumulator, weight.bias, *how, scale, target_point, dtype,
-        sum_scale, target_point, "sum", 1.0, relu, [], "",
+        sum_scale, target_point, "sum", 1.0, then.activation if fused else "none", [], "",
     )  # fmt: skip
-    return _limited_(out, then, zero_point)
+    return _limited_(out, then, zero_point, fused)
 
 
 def linear(
@@ -180,8 +179,7 @@ def linear(
         out = _LINEAR(
             *head, weight.bias, scale, target_point, dtype, then.activation, then.args, ""
         )
-        narrow = then.qmin > QMIN or then.qmax < QMAX
-        return _limited_(out, then, zero_point) if narrow else out
+        return _limited_(out, then, zero_point, fused=True)
     # "sum" adds codes onto the residual in place; "add" reads floats and leaves them alone.
     if residual.is_floating_point() or dtype is torch.float32:
         other = as_float(residual, then.residual_scale).contiguous()
@@ -189,11 +187,21 @@ def linear(
     else:
         other = residual.clone(memory_format=torch.contiguous_format)
         how = (then.residual_scale, target_point, "sum")
-    relu = "relu" if then.activation == "relu" else "none"
+    fused = then.activation != "hardtanh"
     out = _LINEAR_BINARY(
-        *head, other, weight.bias, scale, target_point, dtype, *how, 1.0, relu, [], ""
+        *head,
+        other,
+        weight.bias,
+        scale,
+        target_point,
+        dtype,
+        *how,
+        1.0,
+        then.activation if fused else "none",
+        [],
+        "",
     )
-    return _limited_(out, then, zero_point)
+    return _limited_(out, then, zero_point, fused)
 
 
 def _linear_weight(weight: Weight, x: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ The operators of ops.py take and give int8 codes, so an input that may be negati
 flipped on the way into a kernel: one extra pass over its bytes. A program that is lowered for this
 CPU alone can leave its tensors flipped between layers (uint8, zero point 128; or zero point 0 after
 a ReLU) and pays that pass only where floats become codes. These objects are its layers; they run
-the same kernels, and fall back on the same exact ones, as the operators.
+the same kernels, and fall back on the same exact ones, as the operators. One thing differs: a
+kernel adds an output zero point of 128 before it rounds, so the code of a near tie may be its
+neighbour.
 """
 
 from __future__ import annotations

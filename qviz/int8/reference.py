@@ -73,7 +73,7 @@ def conv_sums(
             for p, d, size, s in zip(at, dilation, out, stride, strict=True)
         )
         sums += np.einsum("ngc...,gkc->ngk...", _inner(parts, *window), _inner(filters, *at))
-    return sums.reshape(n, -1, *out)
+    return sums.reshape(n, weight.shape[0], *out)
 
 
 def conv_transpose_sums(
@@ -109,7 +109,7 @@ def conv_transpose_sums(
         part = _inner(sums, *window)
         part += np.einsum("ngc...,gck->ngk...", parts, _inner(filters, *at))
     inner = tuple(slice(padding[i], whole[i] - padding[i]) for i in dims)
-    return _inner(sums.reshape(n, -1, *whole), *inner)
+    return _inner(sums.reshape(n, weight.shape[1] * groups, *whole), *inner)
 
 
 def scaled(

@@ -1,0 +1,474 @@
+"""The integer operators against an int64 oracle, on this CPU's backend and on the exact one."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from int8_oracle import assert_agrees, expected_conv, random_codes, random_reals
+from torch import Tensor, nn
+
+from qviz.errors import InputError
+from qviz.int8 import cpu, ops, packing, reference, selftest
+from qviz.int8.epilogue import Epilogue
+
+Q = torch.ops.qviz
+X_SCALE = 0.043
+RESIDUAL_SCALE = 0.31
+
+
+@pytest.fixture(params=["auto", "exact"], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every test of this file runs on both."""
+    monkeypatch.setenv(selftest.VARIABLE, request.param)
+    selftest.forget()
+    yield request.param
+    selftest.forget()
+
+
+@dataclass(frozen=True)
+class Window:
+    """One convolution: sizes and window."""
+
+    channels: int
+    width: int
+    size: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+    batch: int = 2
+
+    @property
+    def lists(self) -> tuple[list[int], list[int], list[int], int]:
+        dims = len(self.size)
+        return [self.stride] * dims, [self.padding] * dims, [self.dilation] * dims, self.groups
+
+    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = random_codes(self.batch, self.channels, *self.size)
+        weight = random_codes(self.width, self.channels // self.groups, *self.kernel, low=-127)
+        scale = random_reals(self.width).abs() * 0.01 + 1e-3
+        return x, weight, scale, random_reals(self.width, seed=1)
+
+
+WINDOWS = {
+    "1x1": Window(16, 24, (9, 7), (1, 1)),
+    "3x3": Window(16, 24, (9, 7), (3, 3), padding=1),
+    "3x3 stride 2": Window(16, 24, (9, 8), (3, 3), stride=2, padding=1),
+    "3x3 dilation 2": Window(16, 24, (9, 9), (3, 3), padding=2, dilation=2),
+    "groups": Window(24, 16, (6, 6), (3, 3), padding=1, groups=4),
+    "odd channels": Window(13, 7, (5, 6), (3, 3), padding=1),
+    "stem": Window(3, 16, (17, 17), (7, 7), stride=2, padding=3),
+    "wide kernel": Window(5, 6, (6, 9), (2, 5), padding=1),
+    "depthwise 3x3": Window(20, 20, (8, 8), (3, 3), padding=1, groups=20),
+    "depthwise 5x5 stride 2": Window(24, 24, (9, 9), (5, 5), stride=2, padding=2, groups=24),
+    "depthwise multiplier": Window(6, 12, (8, 8), (3, 3), padding=1, groups=6),
+    "one channel": Window(1, 8, (8, 8), (3, 3), padding=1),
+    "one pixel": Window(32, 8, (1, 1), (1, 1)),
+    "long sums": Window(512, 8, (4, 4), (3, 3), padding=1, batch=1),
+    "empty batch": Window(8, 8, (4, 4), (3, 3), padding=1, batch=0),
+    "1d": Window(16, 24, (20,), (3,), padding=1),
+    "1d stride, dilation, groups": Window(
+        16, 24, (21,), (5,), stride=2, padding=4, dilation=2, groups=2
+    ),
+    "3d": Window(8, 12, (5, 6, 4), (3, 3, 3), padding=1),
+    "3d stride 2": Window(8, 12, (5, 6, 5), (2, 3, 3), stride=2, padding=1),
+}
+EPILOGUES = {
+    "float": Epilogue(),
+    "float relu": Epilogue("relu"),
+    "float relu6": Epilogue("hardtanh", (0.0, 6.0)),
+    "int8": Epilogue(out_scale=0.9),
+    "int8 relu": Epilogue("relu", (), 0.9),
+    "int8 hardtanh": Epilogue("hardtanh", (-3.0, 6.0), 0.11),
+    "int4": Epilogue("relu", (), 6.0, -8, 7),
+}
+
+
+def after(then: Epilogue) -> dict[str, object]:
+    return {
+        "activation": then.activation,
+        "activation_args": list(then.args),
+        "out_scale": then.out_scale,
+        "out_qmin": then.qmin,
+        "out_qmax": then.qmax,
+    }
+
+
+def residual_of(kind: str, shape: tuple[int, ...]) -> Tensor | None:
+    if kind == "none":
+        return None
+    return random_codes(*shape, seed=5) if kind == "int8" else random_reals(*shape, seed=5) * 20
+
+
+def assert_untouched(residual: Tensor | None, before: Tensor | None) -> None:
+    if residual is not None and before is not None:
+        assert torch.equal(residual, before), "the residual was written to"
+
+
+def run_conv(case: Window, then: Epilogue, residual: str, layout: str = "contiguous") -> Tensor:
+    """Run one case and hold it against the oracle; returns the output."""
+    x, weight, scale, bias = case.operands()
+    then = then._replace(residual_scale=RESIDUAL_SCALE)
+    plain = expected_conv(x, X_SCALE, weight, scale, bias, case.lists, None, Epilogue())
+    other = residual_of(residual, plain.shape)
+    expected = expected_conv(x, X_SCALE, weight, scale, bias, case.lists, other, then)
+    if layout == "channels last":
+        form = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        x = x.contiguous(memory_format=form)
+        other = other if other is None else other.contiguous(memory_format=form)
+    before = None if other is None else other.clone()
+    out: Tensor = Q.conv(
+        x, X_SCALE, weight, scale, bias, *case.lists, other, RESIDUAL_SCALE, **after(then)
+    )
+    assert_agrees(out, expected, then)
+    assert_untouched(other, before)
+    return out
+
+
+@pytest.mark.parametrize("case", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("residual", ["none", "int8", "float"])
+@pytest.mark.parametrize("then", ["float", "int8", "int8 relu"])
+def test_conv_equals_the_oracle(case: Window, then: str, residual: str) -> None:
+    run_conv(case, EPILOGUES[then], residual)
+
+
+@pytest.mark.parametrize("case", ["3x3", "depthwise 3x3", "1d", "3d"])
+@pytest.mark.parametrize("residual", ["none", "int8", "float"])
+@pytest.mark.parametrize("then", EPILOGUES.values(), ids=EPILOGUES)
+def test_every_activation_grid_and_residual_of_conv(
+    case: str, then: Epilogue, residual: str
+) -> None:
+    run_conv(WINDOWS[case], then, residual)
+
+
+@pytest.mark.parametrize("case", ["1x1", "3x3 stride 2", "depthwise 3x3", "3d"])
+@pytest.mark.parametrize("residual", ["none", "int8", "float"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_conv_answers_in_the_layout_of_its_input(case: str, residual: str, layout: str) -> None:
+    out = run_conv(WINDOWS[case], EPILOGUES["int8 relu"], residual, layout)
+    last = torch.channels_last if out.dim() == 4 else torch.channels_last_3d
+    wanted = torch.contiguous_format if layout == "contiguous" else last
+    assert out.is_contiguous(memory_format=wanted)
+
+
+def test_a_strided_input_and_residual_give_the_same_codes() -> None:
+    case = WINDOWS["3x3"]
+    x, weight, scale, bias = case.operands()
+    wide = torch.zeros(2, 32, 9, 14, dtype=torch.int8)
+    wide[:, ::2, :, ::2] = x
+    residual = random_codes(2, 9, 7, 24).permute(0, 3, 1, 2)
+    arguments = (weight, scale, bias, *case.lists)
+    after_it: tuple[object, ...] = (RESIDUAL_SCALE, "relu", [], 0.9)
+    strided = Q.conv(wide[:, ::2, :, ::2], X_SCALE, *arguments, residual, *after_it)
+    plain = Q.conv(x, X_SCALE, *arguments, residual.contiguous(), *after_it)
+    assert torch.equal(strided, plain)
+
+
+@pytest.mark.parametrize("op", ["conv", "linear"])
+def test_a_promise_of_no_negative_code_changes_nothing(op: str) -> None:
+    case = WINDOWS["3x3"]
+    x, weight, scale, bias = case.operands()
+    x = x.clamp(min=0)
+    head: tuple[object, ...]
+    if op == "conv":
+        head = (x, X_SCALE, weight, scale, bias, *case.lists)
+    else:
+        head = (x.transpose(1, 3), X_SCALE, weight[..., 0, 0].contiguous(), scale, bias)
+    function = getattr(Q, op)
+    assert torch.equal(function(*head, out_scale=0.9), function(*head, out_scale=0.9, x_qmin=0))
+
+
+def test_one_number_holds_for_every_dimension() -> None:
+    case = WINDOWS["3x3 stride 2"]
+    x, weight, scale, bias = case.operands()
+    assert torch.equal(
+        Q.conv(x, X_SCALE, weight, scale, bias, [2], [1], [1], 1),
+        Q.conv(x, X_SCALE, weight, scale, bias, *case.lists),
+    )
+
+
+TRANSPOSED = {
+    "2x2 stride 2": (Window(12, 8, (5, 6), (2, 2), stride=2), 0),
+    "3x3 stride 2, output padding": (Window(12, 8, (5, 6), (3, 3), stride=2, padding=1), 1),
+    "4x4 stride 2": (Window(12, 8, (5, 6), (4, 4), stride=2, padding=1), 0),
+    "groups and dilation": (
+        Window(12, 8, (5, 6), (3, 3), stride=2, padding=1, dilation=2, groups=4),
+        1,
+    ),
+    "1d": (Window(12, 8, (9,), (4,), stride=2, padding=1), 0),
+    "3d": (Window(6, 4, (3, 4, 3), (3, 3, 3), stride=2, padding=1), 1),
+}
+
+
+@pytest.mark.parametrize("case", TRANSPOSED.values(), ids=TRANSPOSED)
+@pytest.mark.parametrize("residual", ["none", "int8", "float"])
+@pytest.mark.parametrize("then", ["float relu", "int8"])
+def test_transposed_conv_equals_the_oracle(
+    case: tuple[Window, int], then: str, residual: str
+) -> None:
+    window, extra = case
+    stride, padding, dilation, groups = window.lists
+    output_padding = [extra] * len(stride)
+    x, _, scale, bias = window.operands()
+    weight = random_codes(window.channels, window.width // groups, *window.kernel, low=-127)
+    arguments = (stride, padding, output_padding, dilation, groups)
+    sums = reference.conv_transpose_sums(reference.codes(x), reference.codes(weight), *arguments)
+    y = reference.scaled(sums, X_SCALE, scale, bias, 1)
+    other = residual_of(residual, y.shape)
+    epilogue = EPILOGUES[then]._replace(residual_scale=RESIDUAL_SCALE)
+    out = Q.conv_transpose(
+        x, X_SCALE, weight, scale, bias, *arguments, other, RESIDUAL_SCALE, **after(epilogue)
+    )
+    assert_agrees(out, reference.finished(y, other, epilogue), epilogue)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 64), (5, 37), (2, 7, 40), (2, 3, 5, 24), (33,), (0, 16), (3, 1100)], ids=str
+)
+@pytest.mark.parametrize("residual", ["none", "int8", "float"])
+@pytest.mark.parametrize("then", EPILOGUES.values(), ids=EPILOGUES)
+def test_linear_equals_the_oracle(shape: tuple[int, ...], then: Epilogue, residual: str) -> None:
+    width = 21
+    x, weight = random_codes(*shape), random_codes(width, shape[-1], low=-127)
+    scale, bias = random_reals(width).abs() * 0.01 + 1e-3, random_reals(width, seed=1)
+    then = then._replace(residual_scale=RESIDUAL_SCALE)
+    sums = reference.codes(x) @ reference.codes(weight).T
+    y = reference.scaled(sums, X_SCALE, scale, bias, sums.ndim - 1)
+    other = residual_of(residual, y.shape)
+    before = None if other is None else other.clone()
+    out = Q.linear(x, X_SCALE, weight, scale, bias, other, RESIDUAL_SCALE, **after(then))
+    assert_agrees(out, reference.finished(y, other, then), then)
+    assert_untouched(other, before)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((5, 9), (9, 4)),
+        ((2, 3, 17, 64), (2, 3, 64, 17)),
+        ((2, 1, 80, 64), (1, 3, 64, 80)),
+        ((4, 80, 64), (64, 70)),
+        ((70, 64), (4, 64, 80)),
+        ((0, 80, 64), (0, 64, 80)),
+        ((1, 4, 1100), (1, 1100, 3)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("then", ["float", "int8"])
+def test_matmul_equals_the_oracle_and_broadcasts(
+    left: tuple[int, ...], right: tuple[int, ...], then: str
+) -> None:
+    a, b = random_codes(*left), random_codes(*right, seed=3)
+    epilogue = Epilogue(out_scale=2.0) if then == "int8" else Epilogue()
+    y = reference.codes(a) @ reference.codes(b) * np.float64(X_SCALE * 0.02)
+    out = Q.matmul(a, X_SCALE, b, 0.02, epilogue.out_scale)
+    assert_agrees(out, reference.finished(y, None, epilogue), epilogue)
+
+
+def test_matmul_takes_heads_as_attention_leaves_them() -> None:
+    q, k = (random_codes(2, 80, 3, 64, seed=s).transpose(1, 2) for s in (0, 1))
+    out = Q.matmul(q, X_SCALE, k.transpose(-1, -2), 0.02)
+    plain = Q.matmul(q.contiguous(), X_SCALE, k.transpose(-1, -2).contiguous(), 0.02)
+    assert torch.equal(out, plain)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 5, 8), (3, 5, 7), (4, 64), ()], ids=str)
+@pytest.mark.parametrize("sides", ["int8 int8", "int8 float", "float int8"])
+@pytest.mark.parametrize("then", EPILOGUES.values(), ids=EPILOGUES)
+def test_add_equals_the_oracle(shape: tuple[int, ...], sides: str, then: Epilogue) -> None:
+    a, b = (
+        random_codes(*shape, seed=i) if kind == "int8" else random_reals(*shape, seed=i)
+        for i, kind in enumerate(sides.split())
+    )
+    y = np.zeros(shape)
+    for part, scale in ((a, 0.3017), (b, 0.0713)):
+        real = part.numpy().astype(np.float64)
+        y = y + (real if part.is_floating_point() else real * np.float32(scale))
+    then = then._replace(out_scale=0.41) if then.out_scale == 0.9 else then
+    out = Q.add(a, 0.3017, b, 0.0713, **after(then))
+    assert_agrees(out, reference.finished(y, None, then), then)
+
+
+def test_add_of_two_layouts_is_the_add_of_either() -> None:
+    a, b = random_codes(2, 16, 6, 6), random_codes(2, 16, 6, 6, seed=1)
+    last = a.contiguous(memory_format=torch.channels_last)
+    out = Q.add(last, 0.3, b, 0.07, "relu", [], 0.4)
+    assert torch.equal(out, Q.add(a, 0.3, b, 0.07, "relu", [], 0.4))
+    assert out.stride() == last.stride()
+
+
+def test_add_broadcasts() -> None:
+    a, b = random_codes(2, 5, 16), random_codes(5, 16, seed=1)
+    out = Q.add(a, 0.3, b, 0.07, out_scale=0.4)
+    assert torch.equal(out, Q.add(a, 0.3, b.expand(2, 5, 16).contiguous(), 0.07, out_scale=0.4))
+
+
+@pytest.mark.parametrize("size", [(3, 5, 7), (2, 8, 6, 5), (1, 16, 300, 300)], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_quantize_is_the_grid_of_affine(size: tuple[int, ...], layout: torch.memory_format) -> None:
+    from qviz.affine import QuantParams
+    from qviz.affine import quantize as grid
+
+    x = random_reals(*size) * 5
+    x = x if x.dim() != 4 else x.contiguous(memory_format=layout)
+    zero = torch.tensor(0, dtype=torch.int32)
+    scale = torch.tensor(0.043)
+    out = Q.quantize(x, float(scale))
+    assert torch.equal(out, grid(x, QuantParams(scale, zero, -128, 127, None)))
+    assert out.stride() == x.stride()
+
+
+def test_quantize_rounds_half_to_even_and_saturates() -> None:
+    x = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 1e30, -1e30, float("inf"), float("-inf")])
+    assert Q.quantize(x, 1.0).tolist() == [0, 2, 2, 0, -2, 127, -128, 127, -128]
+    assert Q.quantize(x, 1.0, -8, 7).tolist() == [0, 2, 2, 0, -2, 7, -8, 7, -8]
+
+
+def test_codes_survive_a_round_trip() -> None:
+    codes = torch.arange(-128, 128, dtype=torch.int8)
+    for scale in (1e-6, 0.043, 3.0):
+        assert torch.equal(Q.quantize(Q.dequantize(codes, scale), scale), codes)
+
+
+@pytest.mark.parametrize("length", [3, 64, 576, 1032, 2304, 4608])
+@pytest.mark.parametrize(("x_code", "weight_code"), [(127, 127), (-128, 127), (-128, -127)])
+def test_the_longest_sums_of_the_largest_codes_do_not_saturate(
+    length: int, x_code: int, weight_code: int
+) -> None:
+    total = x_code * weight_code * length
+    x = torch.full((4, length), x_code, dtype=torch.int8)
+    weight = torch.full((16, length), weight_code, dtype=torch.int8)
+    one = torch.ones(16)
+    expected = torch.full((4, 16), float(total))
+    assert torch.equal(Q.linear(x, 1.0, weight, one, None), expected)
+    assert torch.equal(Q.matmul(x, 1.0, weight.T, 1.0), expected)
+    image, kernel = x[..., None, None], weight[..., None, None]
+    out = Q.conv(image, 1.0, kernel, one, None, [1, 1], [0, 0], [1, 1], 1)
+    assert torch.equal(out.flatten(1), expected)
+
+
+def test_a_weight_changed_in_place_is_packed_again() -> None:
+    x, weight = random_codes(4, 32), random_codes(8, 32, low=-127)
+    one = torch.ones(8)
+    Q.linear(x, 1.0, weight, one, None)
+    weight.neg_()
+    expected = torch.from_numpy(reference.codes(x) @ reference.codes(weight).T)
+    assert torch.equal(Q.linear(x, 1.0, weight, one, None).long(), expected)
+    weight.data = weight.data.neg()
+    assert torch.equal(Q.linear(x, 1.0, weight, one, None).long(), -expected)
+
+
+def test_packed_forms_die_with_their_weight() -> None:
+    before = packing.packed_count()
+    weight = random_codes(8, 32, low=-127)
+    Q.linear(random_codes(4, 32), 1.0, weight, torch.ones(8), None)
+    assert packing.packed_count() == before + 1
+    del weight
+    gc.collect()
+    assert packing.packed_count() == before
+
+
+def test_ops_run_under_inference_mode_and_autocast() -> None:
+    x, weight, scale, bias = WINDOWS["3x3"].operands()
+    arguments = (x, X_SCALE, weight, scale, bias, *WINDOWS["3x3"].lists)
+    plain = Q.conv(*arguments)
+    with torch.inference_mode():
+        assert torch.equal(Q.conv(*arguments), plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(Q.conv(*arguments), plain)
+        rows = Q.linear(x.transpose(1, 3), X_SCALE, weight[..., 0, 0].contiguous(), scale, bias)
+    assert rows.dtype is torch.float32
+
+
+def test_nothing_was_declined_by_a_kernel() -> None:
+    assert cpu.refusals() == {}
+
+
+def test_float_input_message() -> None:
+    with pytest.raises(InputError) as error:
+        Q.linear(torch.ones(2, 4), 1.0, random_codes(3, 4), torch.ones(3), None)
+    assert str(error.value) == (
+        "qviz::linear: got torch.float32, not int8 codes. Put qviz::quantize before it."
+    )
+
+
+def test_unknown_activation_message() -> None:
+    with pytest.raises(InputError) as error:
+        Q.linear(random_codes(2, 4), 1.0, random_codes(3, 4), torch.ones(3), None, None, 1.0, "elu")
+    assert str(error.value) == ("activation 'elu': not one of none, relu, hardtanh. Keep it float.")
+
+
+class Net(nn.Module):
+    """Every op once, as a lowered program has them."""
+
+    weight: Tensor
+    up: Tensor
+    scale: Tensor
+    bias: Tensor
+    head: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", random_codes(16, 16, 3, 3, low=-127))
+        self.register_buffer("up", random_codes(16, 16, 2, 2, low=-127))
+        self.register_buffer("scale", random_reals(16).abs() * 0.01 + 1e-3)
+        self.register_buffer("bias", random_reals(16))
+        self.register_buffer("head", random_codes(16, 16, low=-127))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = Q.quantize(x, 0.03)
+        window = ([1, 1], [1, 1], [1, 1], 1)
+        y = Q.conv(q, 0.03, self.weight, self.scale, self.bias, *window, q, 0.03, "relu", [], 0.5)
+        y = Q.add(y, 0.5, q, 0.03, "relu", [], 0.5)
+        y = Q.conv_transpose(
+            y, 0.5, self.up, self.scale, self.bias, [2, 2], [0, 0], [0, 0], [1, 1], 1, out_scale=2.0
+        )
+        rows = y.flatten(2).transpose(1, 2)
+        rows = Q.linear(rows, 2.0, self.head, self.scale, self.bias, out_scale=9.0)
+        scores: Tensor = Q.matmul(rows, 9.0, rows.transpose(1, 2), 9.0)
+        total: Tensor = Q.dequantize(rows, 9.0).sum()
+        return scores + total
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_program_of_ops_goes_through_pt2_with_any_batch(
+    tmp_path: Path, layout: torch.memory_format
+) -> None:
+    net = Net()
+    x = random_reals(3, 16, 6, 6).contiguous(memory_format=layout)
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    loaded = torch.export.load(tmp_path / "net.pt2").module()
+    for batch in (1, 5):
+        x = random_reals(batch, 16, 6, 6).contiguous(memory_format=layout)
+        assert torch.equal(loaded(x), net(x))
+
+
+@pytest.mark.parametrize("case", ["3x3", "3x3 stride 2", "one channel", "1d", "3d"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_shape_rules_foretell_shape_dtype_and_strides(case: str, layout: str) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    x, weight, scale, bias = WINDOWS[case].operands()
+    if layout == "channels last" and x.dim() > 3:
+        form = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        x = x.contiguous(memory_format=form)
+    real = Q.conv(x, X_SCALE, weight, scale, bias, *WINDOWS[case].lists, out_scale=0.9)
+    with FakeTensorMode() as mode:
+        tensors = [mode.from_tensor(each) for each in (x, weight, scale, bias)]
+        fake = Q.conv(tensors[0], X_SCALE, *tensors[1:], *WINDOWS[case].lists, out_scale=0.9)
+    assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride())
+
+
+def test_op_names() -> None:
+    names = [schema.partition("(")[0] for schema in ops.SCHEMAS]
+    assert names == [
+        "quantize", "dequantize", "linear", "conv", "conv_transpose", "matmul", "add",
+    ]  # fmt: skip
