@@ -1,0 +1,150 @@
+"""The verbs without a run folder of their own: samples, info, export, verify, app."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qviz import cli_json as as_json
+from qviz import cli_print as show
+from qviz.cli_open import check_recipe, opened_again, prepare, read_recipe
+from qviz.cli_progress import Meter
+from qviz.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from qviz.graph import Graph
+
+
+def samples(options: argparse.Namespace) -> int:
+    """What ships."""
+    from qviz import samples as shipping
+
+    found = shipping.samples()
+    if options.json:
+        print(as_json.text(found))
+        return 0
+    rows = [(f"sample:{s.name}", s.metric, show.percent(s.float_accuracy), s.title) for s in found]
+    print(show.table(("model<", "metric<", "float", "<"), rows, indent=""))
+    print(f"\ntry: qviz run sample:{found[0].name} -o out" if found else "There are none.")
+    return 0
+
+
+def info(options: argparse.Namespace) -> int:
+    """Ops, coverage, parameters, MACs."""
+    from qviz.coverage import coverage
+
+    prepare(options)
+    check_recipe(options)
+    graph = _captured(options)
+    rows = coverage(graph)
+    if options.json:
+        print(
+            as_json.text(
+                {
+                    "model": options.model,
+                    "ops": len(graph.ops),
+                    "quantizable": len(graph.quantizable),
+                    "macs": graph.macs,
+                    "parameters": sum(row.parameters for row in rows),
+                    "folded": graph.folded,
+                    "coverage": rows,
+                }
+            )
+        )
+        return 0
+    print(f"{options.model}: {show.graph_lines(graph, rows)}")
+    if graph.folded:
+        print(f"{len(graph.folded)} batch norms folded into the op before them")
+    print(f"\n{show.coverage_table(rows)}")
+    return 0
+
+
+def _captured(options: argparse.Namespace) -> Graph:
+    import torch
+    from torch.export import ExportedProgram
+
+    from qviz.capture import capture
+    from qviz.data import Batch
+    from qviz.loading import load_data, load_model
+
+    loaded = load_model(options.model, options.weights)
+    fold = options.fold is not False
+    sample = str(options.model).startswith("sample:")
+    if options.calibration or sample:
+        data = load_data(options.calibration or options.model, "calibration", options.preprocessing)
+        batch = next(iter(data.head(2).batches(2)))
+    elif options.shape:
+        batch = Batch((torch.zeros(2, *options.shape),), {}, None, 2)
+    elif isinstance(loaded.model, ExportedProgram):
+        batch = Batch((), {}, None, 2)  # a program knows the shapes of its inputs
+    else:
+        raise DataError(
+            options.model,
+            "the shape of its input is not known",
+            "Give --shape 3,224,224 for one sample, or --calibration",
+        )
+    return capture(loaded.model, batch, fold_batch_norm=fold)
+
+
+def export(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Write the int8 checkpoint of a run."""
+    from qviz.cli_open import open_job
+
+    _present("qviz.export", "export")
+    folder, output = options.run.resolve(), options.output.resolve()
+    recipe_file = Path(options.recipe).resolve() if options.recipe else folder / "recipe.json"
+    with Meter(quiet=options.quiet) as meter, opened_again(folder, options) as again:
+        if not recipe_file.exists():
+            raise InputError(
+                str(options.run),
+                "it has no recipe.json yet",
+                "Finish it with qviz run or qviz search, or name one with --recipe",
+            )
+        job = open_job(again, command, meter, folder=folder)
+        recipe = read_recipe(recipe_file, job.session)
+        formats = tuple(f.strip() for f in options.formats.split(",") if f.strip())
+        result = job.session.export(recipe, output, formats=formats, progress=meter.tell)
+        meter.warn(job.session.warnings)
+        meter.flush()
+    print(as_json.text(result) if options.json else _written(output, options, result))
+    return 0
+
+
+def _written(output: Path, options: argparse.Namespace, result: dict[str, object]) -> str:
+    files = sorted(p for p in output.rglob("*") if p.is_file())
+    rows = [(str(p.relative_to(output)), f"{show.count(p.stat().st_size)}B") for p in files]
+    return f"{show.table(('file<', 'size'), rows)}\nnext: qviz verify {options.output}"
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Run an exported checkpoint against the simulation."""
+    _present("qviz.int8.parity", "verify")
+    raise InputError("qviz verify", "is not here yet", "Wait")
+
+
+def app(options: argparse.Namespace) -> int:
+    """Open the app."""
+    from qviz.ui.launch import launch
+
+    model, calibration, evaluation = options.model, options.calibration, options.evaluation
+    run: str | None = None
+    with contextlib.ExitStack() as stack:
+        if model is not None and (Path(model) / "manifest.json").exists():
+            run = str(Path(model).resolve())
+            again = stack.enter_context(opened_again(Path(run), options))
+            model = again.model
+            calibration = calibration or again.calibration
+            evaluation = evaluation or again.evaluation
+        launch(model, calibration, evaluation, run, port=options.port, headless=options.headless)
+    return 0
+
+
+def _present(module: str, verb: str) -> None:
+    with contextlib.suppress(ModuleNotFoundError):
+        if importlib.util.find_spec(module) is not None:
+            return
+    raise InputError(f"qviz {verb}", "is not part of this installation", "Install qviz again")

@@ -1,0 +1,261 @@
+"""What can be written on the command line: one parser per verb, and what its options mean.
+
+Nothing here imports torch, so that ``qviz --help`` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from qviz import __version__
+from qviz.errors import InputError
+
+EXIT_CODES = """exit codes:
+  0    done
+  1    the target was not reached, or verification failed; everything is written all the same
+  2    input that cannot be used: one line says what, why and what to do
+  70   an error in qviz itself: one line says where the traceback is
+  130  stopped by Ctrl-C: finished work is kept, the same command goes on
+"""
+MODEL = (
+    "sample:NAME, a .pt2 file, file.py:factory or package.module:factory (Python code is run: name "
+    "only what you trust)"
+)
+DATA = "a folder of images, a .npz, .safetensors or .pt file of arrays, or file.py:factory"
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line like all others."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(self.prog, " ".join(message.split()), f"See {self.prog} --help")
+
+
+def size(text: str) -> int:
+    """Bytes of ``2GiB``, ``500MB`` or ``1048576``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if match is None or (match[3] and not match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 2GiB or 500MB")
+    found = int(float(match[1]) * (1024 if match[3] else 1000) ** _UNITS[match[2]])
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no memory at all")
+    return found
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """A relative drop: 0.01 or ``1%``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not from 0 to below 1.
+    """
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a drop such as 0.01 or 1%")
+    return value
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Sizes of one sample, ``3,224,224``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no shape.
+    """
+    return tuple(positive(part.strip()) for part in text.split(","))
+
+
+def _output(parser: Parser, what: str) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help=f"{what}; made if needed"
+    )
+
+
+def _machine(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def _pixels(parser: Parser) -> None:
+    parser.add_argument(
+        "--preprocessing",
+        metavar="TOML",
+        help="of pixels: mean, std, resize, crop ...",
+    )
+
+
+def _model(parser: Parser, *, optional: bool = False) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?" if optional else None, help=MODEL)
+    parser.add_argument("--weights", metavar="FILE", help="put into what a factory built")
+    parser.add_argument("--calibration", metavar="D", help=f"samples that ranges come from: {DATA}")
+    parser.add_argument("--no-fold-batch-norm", dest="fold", action="store_false", default=None)
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
+    parser.add_argument("--profile", default="cuda", help="whose rules: cuda, tensorrt, ort-cpu")
+
+
+def _session(parser: Parser) -> None:
+    """Options of every verb that runs the model over data."""
+    _model(parser)
+    parser.add_argument("--evaluation", metavar="D", help="samples that measure, likewise")
+    parser.add_argument(
+        "--metric", metavar="M", help="top1, top5, agreement, kl ... or file.py:function"
+    )
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="samples per pass (32)")
+    parser.add_argument(
+        "--memory-budget", type=size, metavar="SIZE", help="for kept activations (2GiB)"
+    )
+    _pixels(parser)
+    _machine(parser)
+    _output(parser, "run folder")
+
+
+def _recipe(parser: Parser) -> None:
+    """Options that make a recipe."""
+    parser.add_argument(
+        "--calibrator", default="auto", metavar="C", help="max, entropy, percentile:99.9 ... (auto)"
+    )
+    parser.add_argument("--weight-bits", type=int, default=8, metavar="B", help="2 to 8 (8)")
+    parser.add_argument("--activation-bits", type=int, default=8, metavar="B", help="2 to 8 (8)")
+    parser.add_argument("--per-tensor", action="store_true", help="one scale per weight tensor")
+    parser.add_argument(
+        "--skip", action="append", default=[], metavar="NAME", help="op left in float; repeatable"
+    )
+
+
+def _search(parser: Parser) -> None:
+    parser.add_argument(
+        "--max-drop", type=fraction, default=0.01, metavar="X", help="relative, 0.01 or 1%% (0.01)"
+    )
+    parser.add_argument("--method", choices=("greedy", "bisect"), default="greedy")
+
+
+def _ranking(parser: Parser) -> None:
+    parser.add_argument("--mode", choices=("only_this", "all_but_this"), default="only_this")
+    parser.add_argument("--operands", choices=("both", "weights", "activations"), default="both")
+    parser.add_argument("--granularity", choices=("op", "operand"), default="op")
+    parser.add_argument("--top", type=positive, default=10, metavar="N", help="rows to print (10)")
+
+
+def parser() -> Parser:
+    """The parser of the whole command line."""
+    top = Parser(
+        prog="qviz",
+        description="Turn a float PyTorch model into an INT8 one and see why it works.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"qviz {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=Parser)
+
+    def verb(name: str, text: str) -> Parser:
+        made: Parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:])
+        return made
+
+    made = verb("samples", "list the sample models that come with qviz")
+    made.add_argument("--json", action="store_true", help="print JSON on standard output")
+
+    made = verb("info", "ops, coverage (int8, or float and why), parameters, MACs")
+    _model(made)
+    made.add_argument("--shape", type=shape, metavar="S", help="of one sample, 3,224,224")
+    _pixels(made)
+    _machine(made)
+
+    made = verb("run", "the whole job: calibrate, choose ranges, score ops, search for the target")
+    for add in (_session, _recipe, _search):
+        add(made)
+    _session(verb("calibrate", "histograms and candidate ranges of every tensor"))
+    made = verb("evaluate", "accuracy in float and under a recipe, with intervals")
+    for add in (_session, _recipe):
+        add(made)
+    made.add_argument("--recipe", metavar="FILE", help="measure this one")
+    made = verb("sensitivity", "what each op or operand costs, worst first")
+    for add in (_session, _recipe, _ranking):
+        add(made)
+    made = verb("search", "the fewest ops to leave in float for a target")
+    for add in (_session, _recipe, _search):
+        add(made)
+
+    made = verb("export", "write the int8 checkpoint of a run")
+    made.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    made.add_argument("--recipe", metavar="FILE", help="another one than the run's")
+    made.add_argument(
+        "--formats", default="checkpoint", metavar="F,...", help="or all (checkpoint)"
+    )
+    made.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
+    _machine(made)
+    _output(made, "folder of the checkpoint")
+
+    made = verb("verify", "run an exported checkpoint against the simulation")
+    made.add_argument("folder", metavar="DIR", type=Path, help="what qviz export wrote")
+    made.add_argument("--evaluation", metavar="D", help=f"samples to run: {DATA}")
+    made.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
+    _pixels(made)
+    _machine(made)
+
+    made = verb("app", "open the app in the browser")
+    made.add_argument("model", metavar="MODEL | RUN", nargs="?", help=f"{MODEL}; or a run folder")
+    made.add_argument("--calibration", metavar="D", help=f"samples that ranges come from: {DATA}")
+    made.add_argument("--evaluation", metavar="D", help="samples that measure, likewise")
+    made.add_argument("--port", type=positive, metavar="N", help="exactly this one")
+    made.add_argument("--headless", action="store_true", help="do not open a browser")
+    return top
+
+
+VERBS = (
+    "samples",
+    "info",
+    "run",
+    "calibrate",
+    "evaluate",
+    "sensitivity",
+    "search",
+    "export",
+    "verify",
+    "app",
+)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line.
+
+    Raises:
+        InputError: it has an unknown verb or option, or a value that cannot be used.
+    """
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is not None and argv[0] == verb and verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1, 0.5)
+        cure = f"Did you mean qviz {near[0]}" if near else f"Choose one of {', '.join(VERBS)}"
+        raise InputError(f"qviz {verb}", "there is no such command", cure)
+    return parser().parse_args(argv)
