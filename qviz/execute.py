@@ -20,7 +20,8 @@ from torch.utils import _pytree as pytree
 from qviz.data import Batch
 from qviz.errors import DataError, ShapeError
 from qviz.graph import Graph
-from qviz.rewrite import get_attr
+from qviz.kernels import FRESH, IN_PLACE, linear_kernel
+from qviz.rewrite import aten, get_attr
 
 #: Replaces one operand's value: an activation by a function of it, a weight by another tensor.
 Edit = Callable[[Tensor], Tensor] | Tensor
@@ -46,6 +47,8 @@ class Step:
         plain: no argument nests slots in a list, so filling them in is quick.
         frees: slots nobody reads afterwards.
         reads: the slots it reads.
+        in_place: what may be called instead to overwrite the first argument, None if nothing may.
+        source: index of the step that made the first argument, for ``in_place``.
     """
 
     slot: int
@@ -55,18 +58,23 @@ class Step:
     plain: bool
     frees: tuple[int, ...]
     reads: tuple[int, ...]
+    in_place: Callable[..., Any] | None
+    source: int
 
 
 class Program:
     """A Graph prepared to run. Immutable after construction, safe to share between threads."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, plain: bool = False) -> None:
+        """Prepare ``graph``; ``plain`` keeps to ops that autograd can go back through."""
         self.graph = graph
+        self._plain = plain
         self.device = torch.device("cpu")
         nodes = list(graph.module.graph.nodes)
         self.slot_of: dict[str, int] = {n.name: i for i, n in enumerate(nodes)}
         self.steps: list[Step] = []
         self._constants: list[Any] = [None] * len(nodes)
+        self._linear = linear_kernel()
         self._channels_last = any(op.type == "conv2d" for op in graph.ops.values())
         self._build(nodes)
         self.step_of_slot = {s.slot: i for i, s in enumerate(self.steps)}
@@ -118,6 +126,7 @@ class Program:
             if slot not in never:
                 frees.setdefault(position, []).append(slot)
 
+        made = {index: position for position, (index, _) in enumerate(pending)}
         for position, (index, node) in enumerate(pending):
             args, kwargs = fx.node.map_arg(
                 (node.args, dict(node.kwargs)), lambda n: _Slot(self.slot_of[n.name])
@@ -127,10 +136,15 @@ class Program:
             plain = plain and not any(isinstance(v, _Slot) for v in kwargs.values())
             reads = tuple(self.slot_of[n.name] for n in node.all_input_nodes)
             target: Any = node.target
+            if target is aten.linear.default and not self._plain:
+                target = self._linear
+            freed = tuple(frees.get(position, ()))
+            in_place = None
+            if not self._plain and reads and reads[0] in freed:
+                in_place = _in_place(node)
+            source = made.get(reads[0], -1) if reads else -1
             self.steps.append(
-                Step(
-                    index, target, tuple(args), kwargs, plain, tuple(frees.get(position, ())), reads
-                )
+                Step(index, target, tuple(args), kwargs, plain, freed, reads, in_place, source)
             )
 
     def parameter(self, target: str) -> Tensor:
@@ -207,7 +221,10 @@ class Program:
                 if index in edits:
                     for position, edit in edits[index]:
                         args[position] = _edited(args[position], edit, step, position, made)
-                values[step.slot] = step.target(*args, **kwargs)
+                # a value from before ``start`` belongs to whoever kept it
+                own = step.source >= start and not keep and index not in edits
+                overwrite = step.in_place if own else None
+                values[step.slot] = (overwrite or step.target)(*args, **kwargs)
                 if watch is not None:
                     watch(step.slot, values[step.slot])
                 if not keep:
@@ -223,6 +240,20 @@ class Program:
             constant if slot is None else values[slot]
             for slot, constant in zip(self._outputs, self._output_constants, strict=True)
         ]
+
+
+def _in_place(node: fx.Node) -> Callable[..., Any] | None:
+    """The overwriting form of an op that is the only reader of a fresh value of its own size."""
+    target = IN_PLACE.get(node.target)
+    source = node.args[0] if node.args else None
+    if target is None or not isinstance(source, fx.Node) or source.target not in FRESH:
+        return None
+    value, own = source.meta.get("val"), node.meta.get("val")
+    if not isinstance(value, Tensor) or not isinstance(own, Tensor):
+        return None
+    same = tuple(value.shape) == tuple(own.shape) and value.dtype == own.dtype
+    once = len(source.users) == 1 and sum(a is source for a in node.args) == 1
+    return target if same and once else None
 
 
 def fill(step: Step, values: list[Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -61,7 +61,7 @@ def proxy(
     totals = dict.fromkeys(edits_of, 0.0)
     report = Reporter("proxy", some.count, progress)
     for batch in some.batches(CHUNK):
-        for name, value in _chunk(simulator.program, batch, by_step, generator).items():
+        for name, value in _chunk(simulator.differentiable, batch, by_step, generator).items():
             totals[name] += value
         report.step("", batch.size)
     return {name: value / some.count for name, value in totals.items()}

@@ -9,6 +9,7 @@ granularity and kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -38,6 +39,11 @@ class Simulator:
         self.program = Program(graph)
         self._weights: dict[tuple[str, int, bool], tuple[QuantParams, Tensor]] = {}
         self._activations: dict[tuple[str, int, TensorRange], FakeQuantize] = {}
+
+    @cached_property
+    def differentiable(self) -> Program:
+        """The same program, step for step, with ops that autograd can go back through."""
+        return Program(self.graph, plain=True)
 
     def edits(self, recipe: Recipe) -> Edits:
         """The replaced operands of a recipe, by step.

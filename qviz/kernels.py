@@ -1,0 +1,70 @@
+"""Faster CPU kernels for the same float arithmetic, chosen when a Program is built.
+
+* Element-wise ops that are the only reader of a fresh value overwrite it: a new block of memory
+  costs more than the arithmetic on it.
+* Linear layers use oneDNN with the weight packed once, which beats the BLAS call on some CPUs.
+
+Both are for running only: neither has a gradient. ``Program(graph, plain=True)`` does without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from qviz.rewrite import CONVS, TRANSPOSED_CONVS, aten
+
+#: Functional op -> the op that overwrites its first argument.
+IN_PLACE: dict[Any, Any] = {
+    aten.relu.default: aten.relu_.default,
+    aten.relu6.default: aten.relu6_.default,
+    aten.silu.default: aten.silu_.default,
+    aten.gelu.default: aten.gelu_.default,
+    aten.hardswish.default: aten.hardswish_.default,
+    aten.hardsigmoid.default: aten.hardsigmoid_.default,
+    aten.hardtanh.default: aten.hardtanh_.default,
+    aten.sigmoid.default: aten.sigmoid_.default,
+    aten.leaky_relu.default: aten.leaky_relu_.default,
+    aten.elu.default: aten.elu_.default,
+    aten.tanh.default: aten.tanh_.default,
+    aten.add.Tensor: aten.add_.Tensor,
+    aten.mul.Tensor: aten.mul_.Tensor,
+    aten.masked_fill.Scalar: aten.masked_fill_.Scalar,
+}
+#: Ops whose result is a block of memory of its own, so that overwriting it changes nothing else.
+FRESH = {
+    *CONVS,
+    *TRANSPOSED_CONVS,
+    *IN_PLACE,
+    aten.linear.default,
+    aten.addmm.default,
+    aten.matmul.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.batch_norm.default,
+    aten.layer_norm.default,
+    aten.softmax.int,
+}
+
+_packed = WeakTensorKeyDictionary()  # weight -> (its version, packed)
+
+
+def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` by oneDNN; the packed weight is kept as long as ``weight`` lives."""
+    known = _packed.get(weight)
+    if known is None or known[0] != weight._version:
+        rows = x.numel() // x.shape[-1]
+        known = (weight._version, torch.ops.mkldnn._reorder_linear_weight(weight, rows))
+        _packed[weight] = known
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, known[1], bias, "none", [], "")
+    return y
+
+
+def linear_kernel() -> Callable[..., Any]:
+    """The linear that runs fastest here: oneDNN's if this build of torch has it."""
+    available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled  # type: ignore[no-untyped-call]
+    return packed_linear if available else aten.linear.default
