@@ -15,46 +15,37 @@ decorate it with ``@calibrator``. It then appears in the app, the command line a
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import wraps
 from typing import Annotated, Protocol, TypeVar, cast, get_type_hints
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from qviz.affine import Grid, range_params
+from qviz.affine import Grid
 from qviz.errors import RangeError
 from qviz.histogram import BINS, Histogram
-from qviz.histogram_density import clipped, density, squared_error
+from qviz.histogram_cost import ClipRange, Quality, check_data, costs, describe
+from qviz.histogram_density import density
 from qviz.range_search import KL_BINS, least_divergence, least_error
 
-
-@dataclass(frozen=True)
-class ClipRange:
-    """A range of reals: values outside are clipped to its ends.
-
-    Raises:
-        RangeError: an end is not finite, or lo > hi.
-    """
-
-    lo: float
-    hi: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.lo) and math.isfinite(self.hi)) or self.lo > self.hi:
-            raise RangeError(
-                f"range {self.lo:g} to {self.hi:g}",
-                "is not a range",
-                "Pass two finite numbers, the smaller first",
-            )
-
-    @property
-    def amax(self) -> float:
-        """Largest magnitude."""
-        return max(-self.lo, self.hi)
+__all__ = [
+    "CALIBRATORS",
+    "DEFAULT_CANDIDATES",
+    "Bounds",
+    "Calibrator",
+    "Candidate",
+    "ClipRange",
+    "Parameter",
+    "Quality",
+    "calibrator",
+    "candidates",
+    "clip_range",
+    "describe",
+    "parameters",
+    "parse",
+]
 
 
 @dataclass(frozen=True)
@@ -78,25 +69,6 @@ class Parameter:
     name: str
     default: float | None
     bounds: Bounds
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What a range costs, computed from the histogram.
-
-    Args:
-        clipped_fraction: share of the values whose code is clamped.
-        mse: expected squared error per value, in squared units of the tensor.
-        sqnr_db: 10 log10(sum x^2 / sum error^2); inf where nothing is lost.
-        clipping_mse: the part of ``mse`` from values whose code is clamped.
-        rounding_mse: the rest.
-    """
-
-    clipped_fraction: float
-    mse: float
-    sqnr_db: float
-    clipping_mse: float
-    rounding_mse: float
 
 
 @dataclass(frozen=True)
@@ -161,7 +133,7 @@ def calibrator(name: str) -> Callable[[C], C]:
     def register(function: C) -> C:
         @wraps(function)
         def checked(h: Histogram, grid: Grid, **values: float) -> ClipRange:
-            _check_data(h)
+            check_data(h)
             _check_values(name, parameters(name), values)
             return function(h, grid, **values)
 
@@ -169,14 +141,6 @@ def calibrator(name: str) -> Callable[[C], C]:
         return cast(C, checked)
 
     return register
-
-
-def _check_data(h: Histogram) -> None:
-    if h.finite == 0:
-        seen = f"saw {h.size} values, all NaN or infinite" if h.size else "saw no data"
-        raise RangeError(
-            "histogram", seen, "Calibrate on samples that reach this tensor with finite values"
-        )
 
 
 def _check_values(name: str, known: tuple[Parameter, ...], values: Mapping[str, float]) -> None:
@@ -371,39 +335,8 @@ def candidates(
         RangeError: a spec is wrong, or the histogram saw no finite value.
     """
     ranges = [clip_range(h, spec, grid) for spec in specs]
-    qualities, scales = _qualities(h, ranges, grid)
+    qualities, scales = costs(h, ranges, grid)
     return tuple(
         Candidate(spec, clip, scale, *astuple(quality))
         for spec, clip, scale, quality in zip(specs, ranges, scales, qualities, strict=True)
     )
-
-
-def describe(h: Histogram, clip: ClipRange, grid: Grid) -> Quality:
-    """What one range costs, for any range: this is what a dragged line on the histogram shows.
-
-    Raises:
-        RangeError: the histogram saw no finite value.
-    """
-    return _qualities(h, [clip], grid)[0][0]
-
-
-def _qualities(
-    h: Histogram, ranges: Sequence[ClipRange], grid: Grid
-) -> tuple[list[Quality], list[float]]:
-    """Cost and scale of every range."""
-    _check_data(h)
-    if not ranges:
-        return [], []
-    ends = torch.tensor([[clip.lo, clip.hi] for clip in ranges], dtype=torch.float64)
-    params = range_params(ends[:, 0], ends[:, 1], grid, axis=0)
-    values = density(h)
-    none = np.zeros(len(ranges))
-    error = none if values is None else squared_error(values, params)
-    count, clipping = (none, none) if values is None else clipped(values, params)
-    qualities = []
-    for total, lost, number in zip(error, clipping, count, strict=True):
-        mse, clipping_mse = float(total) / h.finite, float(min(lost, total)) / h.finite
-        sqnr_db = 10 * math.log10(h.total_squares / h.finite / mse) if mse > 0 else math.inf
-        share = float(number) / h.finite
-        qualities.append(Quality(share, mse, sqnr_db, clipping_mse, mse - clipping_mse))
-    return qualities, params.scale.tolist()
