@@ -17,13 +17,14 @@ choice = st.selectbox(
 with st.empty():
     bar = st.progress(0.0, text="Loading the model …")
     try:
-        opened = workbench.opened(
-            choice, lambda step: bar.progress(words.share(step), text=words.progress(step))
-        )
+        opened = workbench.opened(choice, bar)
     except QvizError as error:
         st.error(str(error))
         st.stop()
-    st.write(words.summary(opened.session.graph, opened.calibration.histograms))
+    st.write(words.summary(opened.session.graph, opened.calibration))
+
+for warning in opened.session.warnings:
+    st.warning(warning)
 
 histograms, candidates = opened.calibration.histograms, opened.calibration.candidates
 tensor = st.selectbox(
@@ -34,12 +35,13 @@ tensor = st.selectbox(
     help="Type to search. A tensor is named by the op that makes it.",
 )
 
-figure = figures.histogram_figure(histograms[tensor], candidates[tensor], name=tensor)
+ranges = candidates.get(tensor, ())
+figure = figures.histogram_figure(histograms[tensor], ranges, name=tensor)
 st.plotly_chart(figure, key="histogram", config=figures.CONFIG, alt=words.picture(tensor))
 st.caption(words.READING)
 
 st.dataframe(
-    tables.candidates_table(candidates[tensor]),
+    tables.candidates_table(ranges),
     key="candidates",
     hide_index=True,
     column_config=words.CANDIDATE_COLUMNS,
@@ -54,8 +56,15 @@ with st.expander(f"All {len(histograms)} calibrated tensors"):
         column_config=words.TENSOR_COLUMNS,
         alt="All calibrated tensors",
     )
-with st.expander(f"All {len(opened.session.graph.ops)} ops"):
-    st.dataframe(tables.ops_table(opened.session.graph), key="ops", hide_index=True, alt="All ops")
+coverage = tables.coverage_table(opened.session.coverage())
+with st.expander(f"All {len(coverage)} ops, and which can run in int8"):
+    st.dataframe(
+        coverage,
+        key="coverage",
+        hide_index=True,
+        column_config=words.COVERAGE_COLUMNS,
+        alt="All ops and their coverage",
+    )
 
 st.subheader("From here on")
 st.write(words.REST)

@@ -7,7 +7,7 @@ The whole job in six lines::
     recipe = session.recipe(calibrator="entropy")    # pure, instant; no new pass
     scores = session.sensitivity(recipe)             # worst first, with error bars
     best = session.search(recipe, max_drop=0.01)     # skip the few ops that matter
-    session.export(best.recipe, "out/", formats=["checkpoint"])
+    session.export(best, "out/", formats=["checkpoint"])
 
 Names are imported when they are first used, so ``import qviz`` costs almost nothing. A function
 whose module has its own name is not repeated here (a submodule and a function cannot share an

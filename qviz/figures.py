@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from qviz.calibrators import Candidate
 from qviz.errors import MissingExtraError
 from qviz.histogram import Histogram
+from qviz.metrics import METRICS
+from qviz.search.skip import SearchResult
+from qviz.sensitivity import Sensitivity
 
 try:
     import plotly.graph_objects as go
@@ -99,9 +102,117 @@ def histogram_figure(
             "exponentformat": "power",
             "dtick": 1,
         },
-        legend={"title": "candidate range", "itemclick": "toggle"},
+        # Below the picture, where it costs no width on a narrow screen.
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "itemclick": "toggle"},
         hovermode="closest",
         margin={"l": 70, "r": 20, "t": 50, "b": 60},
+    )
+    return figure
+
+
+def sensitivity_figure(sensitivity: Sensitivity, *, most: int = 40) -> go.Figure:
+    """What each op or operand costs, worst on top, with its 95 % interval.
+
+    Args:
+        sensitivity: measured rows and estimated ones may be mixed; estimates are hollow.
+        most: rows drawn; the rest would be too small to see.
+    """
+    rows = sensitivity.rows[:most]
+    metric = METRICS[sensitivity.divergence_name]
+    limits = [row.divergence_interval for row in rows]
+    figure = go.Figure(
+        go.Bar(
+            x=[row.divergence for row in rows],
+            y=[row.name for row in rows],
+            orientation="h",
+            marker={
+                "color": [_COLOURS["fixed"] if row.exact else _FILL for row in rows],
+                "line": {"color": _COLOURS["fixed"], "width": 1},
+            },
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [
+                    limit.high - row.divergence if limit else 0.0
+                    for row, limit in zip(rows, limits, strict=True)
+                ],
+                "arrayminus": [
+                    row.divergence - limit.low if limit else 0.0
+                    for row, limit in zip(rows, limits, strict=True)
+                ],
+            },
+            hovertext=[
+                f"{row.type}, {_change(row.change)}, {row.samples:,} samples"
+                if row.exact
+                else f"{row.type}, estimated from gradients"
+                for row in rows
+            ],
+            hovertemplate="<b>%{y}</b>: %{x:.4g}<br>%{hovertext}<extra></extra>",
+        )
+    )
+    unit = f", {metric.unit}" if metric.unit else ""
+    verb = "caused by this alone" if sensitivity.mode == "only_this" else "won by leaving it float"
+    figure.update_layout(
+        xaxis={"title": f"{metric.name} from float{unit}, {verb}", "rangemode": "tozero"},
+        yaxis={"autorange": "reversed", "automargin": True},
+        height=max(220, 90 + 20 * len(rows)),
+        margin={"l": 20, "r": 20, "t": 20, "b": 60},
+    )
+    return figure
+
+
+def skip_curve_figure(result: SearchResult) -> go.Figure:
+    """Relative drop against the number of ops left in float: measured, predicted, target."""
+    points = sorted(result.curve, key=lambda point: (len(point.skipped), point.drop))
+    count = [len(point.skipped) for point in points]
+    figure = go.Figure()
+    figure.add_trace(
+        go.Scatter(
+            x=count,
+            y=[100 * point.drop for point in points],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * (point.high - point.drop) for point in points],
+                "arrayminus": [100 * (point.drop - point.low) for point in points],
+            },
+            mode="markers",
+            marker={
+                "color": _COLOURS["fixed"],
+                "size": [13 if point is result.best else 7 for point in points],
+            },
+            name="measured",
+            hovertext=[
+                f"{point.float_macs:.1%} of multiply-accumulates in float" for point in points
+            ],
+            hovertemplate="%{x} in float: drop %{y:.3f} %<br>%{hovertext}<extra></extra>",
+        )
+    )
+    known = [point for point in points if point.predicted is not None]
+    if known:
+        figure.add_trace(
+            go.Scatter(
+                x=[len(point.skipped) for point in known],
+                y=[100 * (point.predicted or 0.0) for point in known],
+                mode="lines",
+                line={"color": _COLOURS["percentile"], "dash": "dash"},
+                name="predicted (ops' own drops added up)",
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=[0, max([1, *count])],
+            y=[100 * result.max_drop] * 2,
+            mode="lines",
+            line={"color": _COLOURS["mse"], "dash": "dot"},
+            name="target",
+        )
+    )
+    figure.update_layout(
+        xaxis={"title": f"ops left in float (of {result.quantizable})", "rangemode": "tozero"},
+        yaxis={"title": "drop from float (relative, %)"},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22},
+        margin={"l": 70, "r": 20, "t": 20, "b": 60},
     )
     return figure
 
@@ -125,8 +236,9 @@ def drawn_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.in
         join *= 2
     first, last = first - first % join, last + -last % join
     zero = counts.size // 2
-    edges = (np.arange(first, last + 1, join) - zero) * (histogram.top / zero)
-    return edges, counts[first:last].reshape(-1, join).sum(1)
+    edges = (np.arange(first, last + 1, join, dtype=np.float64) - zero) * (histogram.top / zero)
+    joined: NDArray[np.int64] = counts[first:last].reshape(-1, join).sum(1)
+    return edges, joined
 
 
 def _step_trace(edges: NDArray[np.float64], counts: NDArray[np.int64]) -> go.Scatter:
@@ -183,3 +295,7 @@ def _range_trace(
             f"SQNR {candidate.sqnr_db:.2f} dB<extra></extra>"
         ),
     )
+
+
+def _change(change: float | None) -> str:
+    return "metric not measured" if change is None else f"metric {change:+.3%} relative"

@@ -27,12 +27,18 @@ class Start:
         calibration: as on the command line; None for a sample, which brings its own.
         evaluation: likewise.
         run: a run folder to write to and go on from, if any.
+        weights: put into what a factory built.
+        preprocessing: TOML file of what is done to pixels.
+        profile: whose rules the candidate ranges follow.
     """
 
     model: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
     run: str | None = None
+    weights: str | None = None
+    preprocessing: str | None = None
+    profile: str = "cuda"
 
 
 # The server runs in the process that called `launch`, so the pages can read it from here.
@@ -78,16 +84,22 @@ def launch(
     evaluation: str | None = None,
     run: str | None = None,
     *,
+    weights: str | None = None,
+    preprocessing: str | None = None,
+    profile: str = "cuda",
     port: int | None = None,
     headless: bool = False,
 ) -> None:
     """Serve the app until it is stopped (Ctrl-C).
 
     Args:
-        model: see ``Start``, like the next three.
+        model: see ``Start``, like the six below.
         calibration: see ``Start``.
         evaluation: see ``Start``.
         run: see ``Start``.
+        weights: see ``Start``.
+        preprocessing: see ``Start``.
+        profile: see ``Start``.
         port: see ``server_options``.
         headless: see ``server_options``.
 
@@ -101,5 +113,5 @@ def launch(
         raise MissingExtraError(
             "app", "streamlit is not installed", "Install it: pip install 'qviz[app]'"
         ) from error
-    _start = Start(model, calibration, evaluation, run)
+    _start = Start(model, calibration, evaluation, run, weights, preprocessing, profile)
     st.App(MAIN).run(config=server_options(port=port, headless=headless))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 
 import streamlit as st
+from streamlit.elements.lib.column_types import ColumnConfig
 
+from qviz.calibration import Calibration
 from qviz.graph import Graph
-from qviz.histogram import Histogram
 from qviz.progress import Progress
 from qviz.ui.launch import Start
 
@@ -17,10 +17,10 @@ INTRO = (
     "One pass over the calibration data gives every histogram and every candidate range."
 )
 READING = (
-    "Each pair of lines is the range that one calibrator would choose: what lies outside is "
-    "clipped, what lies inside is rounded to 256 steps. Click a name in the legend to hide it. "
-    "Empty bins are drawn at the bottom edge. Error and SQNR are expected values, computed from "
-    "the histogram."
+    "The lines are the limits of the range that each calibrator would choose (only the upper one "
+    "where no value is negative): what lies outside is clipped, what lies inside is rounded to "
+    "256 steps. Click a name in the legend to hide it. Empty bins are drawn at the bottom edge. "
+    "Error and SQNR are expected values, computed from the histogram."
 )
 REST = (
     "This page shows ranges; so far the app does no more. Sensitivity, the search for the ops "
@@ -28,8 +28,10 @@ REST = (
     "in Python. All of it, for this model:"
 )
 
+Columns = dict[str, ColumnConfig | str | None]
+
 _number = st.column_config.NumberColumn
-CANDIDATE_COLUMNS = {
+CANDIDATE_COLUMNS: Columns = {
     "calibrator": "Calibrator",
     "lo": _number("From", format="%.5g"),
     "hi": _number("To", format="%.5g"),
@@ -39,7 +41,7 @@ CANDIDATE_COLUMNS = {
     "sqnr_db": _number("SQNR (dB)", format="%.2f", help="10 log10(signal / error); more is better"),
     "best": st.column_config.CheckboxColumn("Highest SQNR"),
 }
-TENSOR_COLUMNS = {
+TENSOR_COLUMNS: Columns = {
     "tensor": st.column_config.TextColumn("Tensor", pinned=True),
     "shape": "Shape per sample",
     "min": _number("Min", format="%.4g"),
@@ -53,28 +55,35 @@ TENSOR_COLUMNS = {
 }
 
 
+COVERAGE_COLUMNS: Columns = {
+    "op": st.column_config.TextColumn("Op", pinned=True),
+    "type": "Type",
+    "status": "Runs as",
+    "reason": "Because",
+    "shape": "Output per sample",
+    "macs": _number("Multiply-accumulates", format="compact"),
+    "parameters": _number("Parameters", format="compact"),
+    "source": "Called at",
+}
+
+
 def model_name(choice: Start) -> str:
     """What the model picker shows."""
     return str(choice.model).removeprefix("sample:")
 
 
-def share(step: Progress) -> float:
-    """How far a piece of work is, 0 to 1."""
-    return min(step.done / step.total, 1.0) if step.total else 0.0
-
-
 def progress(step: Progress) -> str:
     """The line under the progress bar."""
-    return f"{step.message} ({step.done} of {step.total})" if step.total else step.message
+    text = f"{step.verb}: {step.done:,} of {step.total:,}"
+    return text if step.remaining is None else f"{text}, {step.remaining:.0f} s left"
 
 
-def summary(graph: Graph, histograms: Mapping[str, Histogram]) -> str:
+def summary(graph: Graph, calibration: Calibration) -> str:
     """One line about the model that is open."""
-    int8 = len(graph.quantizable)
     return (
-        f"**{graph.name}**: {len(graph.ops)} ops, {int8} of them can run in int8, "
-        f"{len(histograms)} tensors calibrated, {graph.macs / 1e6:,.1f} M multiply-accumulates "
-        "per sample."
+        f"**{graph.name}**: {len(graph.quantizable)} of {len(graph.ops)} ops have int8 arithmetic; "
+        f"{graph.macs / 1e6:,.1f} M multiply-accumulates per sample. "
+        f"{len(calibration.histograms)} tensors, calibrated on {calibration.samples:,} samples."
     )
 
 
@@ -85,9 +94,14 @@ def picture(tensor: str) -> str:
 
 def command(choice: Start) -> str:
     """The command that does the whole job on this model."""
+    given = {
+        "--weights": choice.weights,
+        "--calibration": choice.calibration,
+        "--evaluation": choice.evaluation,
+        "--preprocessing": choice.preprocessing,
+        "--profile": None if choice.profile == "cuda" else choice.profile,
+    }
     words = ["qviz", "run", str(choice.model)]
-    if choice.calibration:
-        words += ["--calibration", choice.calibration]
-    if choice.evaluation:
-        words += ["--evaluation", choice.evaluation]
-    return shlex.join([*words, "-o", "out"])
+    for option, value in given.items():
+        words += [option, value] if value else []
+    return shlex.join([*words, "-o", choice.run or "out"])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 import qviz.session
 from qviz.progress import Progress
 from qviz.samples import samples
 from qviz.session import Calibration, Session
+from qviz.ui import words
 from qviz.ui.launch import Start, start
 
 
@@ -45,16 +47,20 @@ def choices() -> Sequence[Start]:
     return [asked, *shipped]
 
 
-def opened(choice: Start, progress: Callable[[Progress], None]) -> Opened:
+def opened(choice: Start, bar: DeltaGenerator) -> Opened:
     """Load and calibrate a model, or return it if that has been done.
 
     Args:
         choice: one of ``choices``.
-        progress: told how far the calibration is; not called if it has been done.
+        bar: a progress bar that shows how far the calibration is.
 
     Raises:
         QvizError: the model or its data cannot be used.
     """
+
+    def show(step: Progress) -> None:
+        bar.progress(min(step.done / max(step.total, 1), 1.0), text=words.progress(step))
+
     kept = _kept()
     with kept.lock:
         if choice not in kept.models:
@@ -62,7 +68,10 @@ def opened(choice: Start, progress: Callable[[Progress], None]) -> Opened:
                 str(choice.model),
                 calibration=choice.calibration,
                 evaluation=choice.evaluation,
+                weights=choice.weights,
+                preprocessing=choice.preprocessing,
                 run_dir=choice.run,
+                profile=choice.profile,
             )
-            kept.models[choice] = Opened(session, session.calibrate(progress=progress))
+            kept.models[choice] = Opened(session, session.calibrate(progress=show))
         return kept.models[choice]

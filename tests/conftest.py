@@ -1,0 +1,54 @@
+"""Small values that more than one test file needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from qviz.intervals import Interval
+from qviz.recipe import Recipe
+from qviz.search.skip import SearchResult, SkipPoint
+from qviz.sensitivity import Sensitivity, SensitivityRow
+
+
+@pytest.fixture
+def ranking() -> Sensitivity:
+    """One op that was measured and one that is still estimated."""
+    return Sensitivity(
+        rows=(
+            SensitivityRow(
+                name="conv",
+                type="conv2d",
+                divergence=0.3,
+                divergence_interval=Interval(0.2, 0.5),
+                change=-0.02,
+                change_interval=Interval(-0.03, -0.01),
+                value=0.9,
+                samples=100,
+                exact=True,
+                rank=0,
+                tie=0,
+            ),
+            SensitivityRow("fc", "linear", 0.1, None, None, None, None, 0, False, 1, 1),
+        ),
+        mode="only_this",
+        operands="both",
+        metric="top1",
+        divergence_name="kl",
+    )
+
+
+@pytest.fixture
+def found() -> SearchResult:
+    """A search that reached its target by leaving one op in float."""
+    start = SkipPoint((), 0.02, 0.01, 0.03, 0.025, 0.0, 0.88, "add")
+    best = SkipPoint(("conv",), 0.005, 0.0, 0.01, None, 0.25, 0.895, "add")
+    return SearchResult(
+        recipe=Recipe(),
+        reached=True,
+        max_drop=0.01,
+        best=best,
+        curve=(start, best),
+        quantizable=2,
+        flat=False,
+        method="greedy",
+    )
