@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from qviz.histogram import Histogram
     from qviz.int8.checkpoint import load_checkpoint
     from qviz.metrics import METRICS, Metric
+    from qviz.opening import open
     from qviz.recipe import Override, Recipe
-    from qviz.session import Session, open
+    from qviz.session import Session
 
 __all__ = [
     "CALIBRATORS",
@@ -66,8 +67,9 @@ _HOME = {
     "qviz.histogram": ("Histogram",),
     "qviz.int8.checkpoint": ("load_checkpoint",),
     "qviz.metrics": ("METRICS", "Metric"),
+    "qviz.opening": ("open",),
     "qviz.recipe": ("Override", "Recipe"),
-    "qviz.session": ("Session", "open"),
+    "qviz.session": ("Session",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -37,8 +37,13 @@ REMEMBERED = (
     "fold",
     "seed",
 )
-#: Of these, what finished rows depend on: another value needs another folder.
-FIXED = {"batch_size": 32, "fold": True}
+#: Of these, what finished rows depend on, with the file that holds them: another value needs
+#: another folder.
+FIXED = {
+    "batch_size": (32, "sensitivity.jsonl"),
+    "memory_budget": (2 << 30, "sensitivity.jsonl"),
+    "fold": (True, "histograms.npz"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,13 @@ def open_job(
         InputError: something cannot be used, or the folder belongs to another model, other data
             or another batch size.
     """
-    from qviz import session as sessions
+    from qviz import opening
 
     prepare(options)
     _check_data(options, evaluates=evaluates)
     check_recipe(options)
     settle(options, folder)
-    session = sessions.open(
+    session = opening.open(
         options.model,
         options.calibration,
         options.evaluation,
@@ -101,7 +106,7 @@ def open_job(
         run_dir=folder,
         profile=options.profile,
         batch_size=options.batch_size,
-        memory_budget=options.memory_budget or sessions.MEMORY_BUDGET,
+        memory_budget=options.memory_budget,
         fold_batch_norm=options.fold,
         seed=options.seed,
         command=tuple(command),
@@ -125,17 +130,23 @@ def settle(options: argparse.Namespace, folder: Path) -> None:
         RunFolderError: what was said differs from what the folder's rows were measured with.
     """
     stored = stored_options(folder) if folder.is_dir() else {}
-    for name, default in FIXED.items():
-        said, before = getattr(options, name), stored.get(name)
+    for name, (default, file) in FIXED.items():
+        said = getattr(options, name)
+        before = stored.get(name) if (folder / file).exists() else None
         if said is not None and before is not None and said != before:
-            what = "batch size" if name == "batch_size" else "batch norm folding"
             raise RunFolderError(
                 str(folder),
-                f"its rows were measured with {what} {before}, not {said}",
+                f"what is in {file} was measured with {_words(name, before)}, not with {_words(name, said)}",
                 "Repeat that, or name another run folder",
             )
         chosen = said if said is not None else before
         setattr(options, name, default if chosen is None else chosen)
+
+
+def _words(name: str, value: object) -> str:
+    if name == "fold":
+        return f"batch norm {'folded' if value else 'not folded'}"
+    return f"{name.replace('_', ' ')} {value}"
 
 
 def stored_options(folder: Path) -> dict[str, Any]:
@@ -174,7 +185,6 @@ def opened_again(folder: Path, options: argparse.Namespace) -> Iterator[argparse
             "Export it in Python with session.export()",
         )
     known = {name: stored.get(name) for name in REMEMBERED}
-    known["fold"] = True if known["fold"] is None else known["fold"]
     there = Path(str(stored.get("cwd") or Path.cwd()))
     with contextlib.chdir(there if there.is_dir() else Path.cwd()):
         yield argparse.Namespace(**{**vars(options), **known})

@@ -129,7 +129,8 @@ class Program:
         made = {index: position for position, (index, _) in enumerate(pending)}
         for position, (index, node) in enumerate(pending):
             args, kwargs = fx.node.map_arg(
-                (node.args, dict(node.kwargs)), lambda n: _Slot(self.slot_of[n.name])
+                (node.args, dict(node.kwargs)),
+                lambda n: _Slot(self.slot_of[n.name]),  # type: ignore[arg-type,return-value]
             )
             nested = [a for a in (*args, *kwargs.values()) if not isinstance(a, _Slot)]
             plain = not any(isinstance(leaf, _Slot) for leaf in pytree.tree_leaves(nested))

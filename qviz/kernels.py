@@ -66,5 +66,5 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 def linear_kernel() -> Callable[..., Any]:
     """The linear that runs fastest here: oneDNN's if this build of torch has it."""
-    available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled  # type: ignore[no-untyped-call]
+    available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     return packed_linear if available else aten.linear.default

@@ -97,7 +97,7 @@ def _chunk(
         direction = _direction(output.detach(), generator)
         scalar = (output * direction).sum()
         if scalar.requires_grad:
-            scalar.backward()  # type: ignore[no-untyped-call]
+            scalar.backward()
     return sums
 
 
@@ -121,6 +121,8 @@ def _direction(output: Tensor, generator: torch.Generator) -> Tensor:
     if output.dim() == 2 and output.shape[1] > 1:
         p = torch.softmax(output, 1)
         root = p.sqrt()
-        return root * signs - p * (root * signs).sum(1, keepdim=True)
+        fisher: Tensor = root * signs - p * (root * signs).sum(1, keepdim=True)
+        return fisher
     per_sample = output[0].numel()
-    return signs * (2.0 / per_sample) ** 0.5
+    direction: Tensor = signs * (2.0 / per_sample) ** 0.5
+    return direction

@@ -1,8 +1,9 @@
 """Session: the one stateful object - model, data, statistics, measurements, one lock.
 
-The verbs of all faces, in the order of the work: ``open``, ``calibrate``, ``recipe``, ``evaluate``,
-``best_calibrator``, ``sensitivity``, ``search``, ``export``. Each finished piece of work is kept in
-memory and, if there is a run folder, on disk, so that repeating a verb goes on where it stopped.
+The verbs of all faces, in the order of the work: ``calibrate``, ``recipe``, ``evaluate``,
+``best_calibrator``, ``sensitivity``, ``search``, ``export``; ``opening.open`` makes a session. Each
+finished piece of work is kept in memory and, if there is a run folder, on disk, so that repeating
+a verb goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,21 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch import Tensor
 
 from qviz import calibration as calibrating
 from qviz import records
 from qviz.calibration import Calibration, CalibratorRow
 from qviz.calibrators import DEFAULT_CANDIDATES
-from qviz.capture import capture
 from qviz.coverage import CoverageRow, coverage
 from qviz.data import Data
 from qviz.errors import DataError, MetricError
 from qviz.evaluate import Evaluation, Outputs, compare, outputs
 from qviz.graph import Graph
-from qviz.loading import LoadedModel, load_data, load_metric, load_model
-from qviz.metrics import Metric, metric
+from qviz.loading import LoadedModel
+from qviz.metrics import Metric
 from qviz.observe import observe
 from qviz.profiles import profile
 from qviz.progress import OnProgress
@@ -37,7 +36,6 @@ from qviz.recipe import Recipe
 from qviz.search.skip import Method, SearchResult, SkipPoint, search
 from qviz.sensitivity import (
     Granularity,
-    Measured,
     Mode,
     Operands,
     Sensitivity,
@@ -46,94 +44,7 @@ from qviz.sensitivity import (
     variant,
 )
 from qviz.simulate import Simulator
-from qviz.store import Manifest, RunFolder, Source
-
-BATCH_SIZE = 32
-MEMORY_BUDGET = 2 << 30
-MetricSpec = str | Metric | Callable[..., object] | None
-
-
-def open(
-    model: str | Path | nn.Module | ExportedProgram,
-    calibration: object = None,
-    evaluation: object = None,
-    metric: MetricSpec = None,
-    *,
-    weights: str | Path | None = None,
-    preprocessing: str | Path | Mapping[str, object] | None = None,
-    run_dir: str | Path | None = None,
-    profile: str = "cuda",
-    batch_size: int = BATCH_SIZE,
-    memory_budget: int = MEMORY_BUDGET,
-    fold_batch_norm: bool = True,
-    seed: int = 0,
-    command: Sequence[str] = ("qviz.open",),
-) -> Session:
-    """Load a model and its data.
-
-    Args:
-        model: an nn.Module, or what ``loading.load_model`` takes: ``sample:NAME``, a ``.pt2``
-            file, ``file.py:factory`` ...
-        calibration: a DataLoader, any iterable of samples or batches, or what
-            ``loading.load_data`` takes. A sample model brings its own.
-        evaluation: likewise, with targets if the metric needs them.
-        metric: a name, a ``Metric``, a function ``(outputs, targets)`` or ``file.py:function``.
-            None is top-1 with class labels, agreement with the float model otherwise.
-        weights: put into what a factory built.
-        preprocessing: of pixels, see ``loading.load_data``.
-        run_dir: folder that keeps everything measured; the same folder goes on later.
-        profile: whose rules recipes follow by default.
-        batch_size: samples per forward pass.
-        memory_budget: bytes that kept activations may take.
-        fold_batch_norm: False keeps batch norms, for comparison only.
-        seed: of everything random.
-        command: what the run folder records as the command.
-
-    Raises:
-        InputError: the model or the data cannot be used; the message says what to do.
-    """
-    loaded = load_model(model, weights)
-    is_sample = isinstance(model, str) and model.startswith("sample:")
-    if calibration is None and not is_sample:
-        raise DataError("calibration data", "are missing", "Give some with calibration=")
-    data = load_data(model if calibration is None else calibration, "calibration", preprocessing)
-    held = model if evaluation is None and is_sample else evaluation
-    test = None if held is None else load_data(held, "evaluation", preprocessing)
-    graph = capture(
-        loaded.model, next(iter(data.head(2).batches(2))), fold_batch_norm=fold_batch_norm
-    )
-    run = None
-    if run_dir is not None:
-        manifest = Manifest(
-            Source(loaded.spec, loaded.digest),
-            Source(data.name, data.digest, data.count),
-            None if test is None else Source(test.name, test.digest, test.count),
-            seed,
-            tuple(command),
-        )
-        run = RunFolder.open(run_dir, manifest)
-    return Session(
-        loaded,
-        graph,
-        data,
-        test,
-        _metric(metric, test),
-        run=run,
-        profile_name=profile,
-        batch_size=batch_size,
-        memory_budget=memory_budget,
-        seed=seed,
-    )
-
-
-def _metric(spec: MetricSpec, data: Data | None) -> Metric:
-    if spec is None:
-        if data is None:
-            return metric("agreement")
-        targets = next(iter(data.head(1).batches(1))).targets
-        classes = targets is not None and not targets.is_floating_point()
-        return metric("top1" if classes else "agreement")
-    return load_metric(spec) if isinstance(spec, str) else metric(spec)
+from qviz.store import RunFolder
 
 
 class Session:
@@ -478,6 +389,3 @@ def _extremes(
             seen[name] = (min(low, before[0]), max(high, before[1]))
 
     return watch
-
-
-__all__ = ["BATCH_SIZE", "MEMORY_BUDGET", "Calibration", "Measured", "Session", "open"]

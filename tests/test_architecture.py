@@ -66,7 +66,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "store*",
     ),
     "pictures": ("figures", "tables", "report"),
-    "session": ("session", "jobs"),
+    "session": ("session", "opening", "jobs"),
     "faces": ("cli*", "notebook", "ui.*", "__init__", "__main__"),
 }
 ORDER = tuple(GROUPS)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-import qviz.session
+import qviz.opening
+from qviz.calibration import Calibration
 from qviz.progress import Progress
 from qviz.samples import samples
-from qviz.session import Calibration, Session
+from qviz.session import Session
 from qviz.ui import words
 from qviz.ui.launch import Start, start
 
@@ -64,7 +65,7 @@ def opened(choice: Start, bar: DeltaGenerator) -> Opened:
     kept = _kept()
     with kept.lock:
         if choice not in kept.models:
-            session = qviz.session.open(
+            session = qviz.opening.open(
                 str(choice.model),
                 calibration=choice.calibration,
                 evaluation=choice.evaluation,
