@@ -30,9 +30,10 @@ histograms, candidates = opened.calibration.histograms, opened.calibration.candi
 tensor = st.selectbox(
     "Tensor",
     list(histograms),
+    index=workbench.hardest(opened.calibration),
     key="tensor",
     width=420,
-    help="Type to search. A tensor is named by the op that makes it.",
+    help=words.TENSOR_HELP,
 )
 
 ranges = candidates.get(tensor, ())

@@ -46,7 +46,12 @@ _COLOURS = {
     "sqnr": "#CC79A7",
     "fixed": "#0072B2",
 }
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+# Ranges often coincide; what is drawn later leaves gaps for what lies under it.
+_DASHES = {
+    "percentile": ("dash", "dot", "dashdot", "longdash", "longdashdot"),
+    "sqnr": ("dot",),
+    "fixed": ("longdash",),
+}
 
 
 def histogram_figure(
@@ -80,12 +85,13 @@ def histogram_figure(
     shown: dict[str, int] = {}
     for candidate in candidates:
         family = candidate.calibrator.partition(":")[0]
+        dashes = _DASHES.get(family, ("solid",))
         shown[family] = shown.get(family, -1) + 1
         figure.add_trace(
             _range_trace(
                 candidate,
                 color=_COLOURS.get(family, _GREY),
-                dash=_DASHES[shown[family] % len(_DASHES)],
+                dash=dashes[shown[family] % len(dashes)],
                 heights=np.logspace(math.log10(FLOOR), top, 13),
                 thick=candidate.calibrator == selected,
                 left=histogram.min < 0,

@@ -16,6 +16,10 @@ INTRO = (
     "Where the values of each activation tensor lie, and where INT8 would cut them off. "
     "One pass over the calibration data gives every histogram and every candidate range."
 )
+TENSOR_HELP = (
+    "Type to search. A tensor is named by the op that makes it. First shown is the one with the "
+    "lowest SQNR under its best candidate."
+)
 READING = (
     "The lines are the limits of the range that each calibrator would choose (only the upper one "
     "where no value is negative): what lies outside is clipped, what lies inside is rounded to "

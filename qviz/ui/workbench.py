@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -76,3 +77,12 @@ def opened(choice: Start, bar: DeltaGenerator) -> Opened:
             )
             kept.models[choice] = Opened(session, session.calibrate(progress=show))
         return kept.models[choice]
+
+
+def hardest(calibration: Calibration) -> int:
+    """Position of the tensor on which even the best candidate errs most: the one to look at."""
+    best = [
+        max((one.sqnr_db for one in calibration.candidates.get(name, ())), default=math.inf)
+        for name in calibration.histograms
+    ]
+    return best.index(min(best))
