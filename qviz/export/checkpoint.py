@@ -1,0 +1,42 @@
+"""The int8 checkpoint: lower, write, and prove that it computes what was simulated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qviz.export.request import Request
+from qviz.int8.checkpoint import save_checkpoint
+from qviz.int8.folder import read_manifest
+from qviz.int8.lower import lower
+from qviz.int8.verify import verify
+from qviz.metrics import METRICS
+
+
+def export(request: Request) -> dict[str, Any]:
+    """Write the checkpoint into ``request.folder`` and verify it there.
+
+    Returns:
+        Files with their sizes, ops by kernel, and the verification.
+
+    Raises:
+        RecipeError: the recipe's profile has no integer kernels.
+        CheckpointError: the folder cannot be written.
+        ParityError: integer execution differs from the simulation.
+    """
+    lowered = lower(request.graph, request.recipe, request.simulator)
+    save_checkpoint(lowered, request.folder, origin=request.origin)
+    measure = request.metric
+    if measure.needs_labels and not request.data.labelled:
+        measure = METRICS["agreement"]
+    found = verify(request.folder, request.data, measure, progress=request.progress)
+    found.check()
+    kernels: dict[str, int] = {}
+    for row in lowered.rows:
+        kernels[row.kernel] = kernels.get(row.kernel, 0) + 1
+    files = read_manifest(request.folder)["files"]
+    return {
+        "folder": str(request.folder),
+        "files": {name: entry["bytes"] for name, entry in files.items()},
+        "kernels": kernels,
+        "verification": found.to_json(),
+    }
