@@ -76,6 +76,7 @@ class Program:
         self._constants: list[Any] = [None] * len(nodes)
         self._linear = linear_kernel()
         self._channels_last = any(op.type == "conv2d" for op in graph.ops.values())
+        self._inputs = tuple(self.slot_of[i.node] for i in graph.inputs)
         self._build(nodes)
         self.step_of_slot = {s.slot: i for i, s in enumerate(self.steps)}
         self.step_of_op = {
@@ -211,10 +212,13 @@ class Program:
             edits: operands to replace.
             start: index of the first step to run; the slots it and later steps read must be set.
             keep: leave every value in ``values`` instead of dropping it after its last reader.
-            watch: called with (slot, value) after each step.
+            watch: called with (slot, value) for each input and after each step.
         """
         edits = edits or {}
         made: dict[tuple[int, int], Tensor] = {}
+        if watch is not None and start == 0:
+            for slot in self._inputs:
+                watch(slot, values[slot])
         with torch.no_grad():
             for index in range(start, len(self.steps)):
                 step = self.steps[index]

@@ -67,10 +67,7 @@ def observe(
                 if info is not None:
                     _collect(value, info, size, parts[info.name], pool)
 
-            values = program.inputs(full)
-            for slot in watched.keys() & {program.slot_of[i.node] for i in graph.inputs}:
-                watch(slot, values[slot])
-            program.run(values, watch=watch)
+            program.run(program.inputs(full), watch=watch)
             report.step(f"{data.name}", batch.size)
     result = {}
     for name, collectors in parts.items():

@@ -57,6 +57,7 @@ class Session:
         evaluation_data: the samples that measure, None if there are none.
         metric: what is measured.
         run: the run folder, None if nothing is kept on disk.
+        memory_budget: bytes that kept activations may take; can be set.
         warnings: what is doubtful about data or ranges, in words; grows as verbs run.
     """
 
@@ -84,7 +85,7 @@ class Session:
         self.warnings: list[str] = calibrating.data_warnings(calibration, evaluation)
         self._profile = profile_name
         self._batch_size = batch_size
-        self._budget = memory_budget
+        self.memory_budget = memory_budget
         self._seed = seed
         self._simulator = Simulator(graph)
         self._lock = threading.RLock()
@@ -96,15 +97,6 @@ class Session:
     def simulator(self) -> Simulator:
         """Runs the graph under a recipe."""
         return self._simulator
-
-    @property
-    def memory_budget(self) -> int:
-        """Bytes that kept activations may take; can be set."""
-        return self._budget
-
-    @memory_budget.setter
-    def memory_budget(self, size: int) -> None:
-        self._budget = size
 
     def coverage(self, recipe: Recipe | None = None) -> tuple[CoverageRow, ...]:
         """Every op: int8, float by choice, or float because of a named reason."""
@@ -293,7 +285,7 @@ class Session:
                 operands=operands,
                 granularity=granularity,
                 batch_size=self._batch_size,
-                budget=self._budget,
+                budget=self.memory_budget,
                 proxy=guess,
                 known=records.read_parts(self.run, key),
                 save=lambda part: records.write_part(self.run, key, part),
@@ -322,6 +314,7 @@ class Session:
             progress: told how far it is.
         """
         with self._lock:
+            self._check_target()
             recipe = recipe or self.recipe()
             ranking = sensitivity or self.sensitivity(recipe, progress=progress)
             result = search(
@@ -361,6 +354,17 @@ class Session:
         chosen = recipe.recipe if isinstance(recipe, SearchResult) else recipe
         with self._lock:
             return export(self, chosen, Path(folder), formats=formats, progress=progress)
+
+    def _check_target(self) -> None:
+        """A relative drop needs a float score other than zero, on a scale with a zero."""
+        value = self.evaluate(None).value
+        if value == 0 or self.metric.unit == "dB":
+            raise MetricError(
+                self.metric.name,
+                f"the float model scores {value:g} {self.metric.unit}".rstrip()
+                + ", so a relative drop from it has no meaning",
+                "Search with top1, agreement or another metric of quality",
+            )
 
     def _evaluation(self) -> Data:
         if self.evaluation_data is None:
