@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from qviz.errors import InputError
-from qviz.int8 import exact, onednn, selftest
+from qviz.int8 import exact, onednn, products, selftest, shortcut
 from qviz.int8.epilogue import Epilogue, as_float, check_activation, finish_
-from qviz.int8.layout import laid_out
+from qviz.int8.layout import keeps_channels_last, laid_out
 from qviz.int8.onednn import carried
 from qviz.int8.operands import Geometry, Weight
-from qviz.int8.packing import packed_weight
 
 #: Below this many multiplications a matrix is worth less than the call of an int8 kernel (5 us).
 SMALLEST_PRODUCT = 1 << 18
@@ -58,28 +57,37 @@ def conv_kind(weight: Tensor, groups: int) -> str:
 def conv(
     x: Tensor,
     x_scale: float,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
+    weight: Weight,
     how: Geometry,
     then: Epilogue,
     residual: Tensor | None,
     x_qmin: int,
+    key: tuple[object, ...],
 ) -> Tensor:
-    """``qviz::conv`` on the CPU; see ops.py."""
+    """``qviz::conv`` on the CPU; see ops.py, and shortcut.py for ``key``."""
     check_codes(x, "conv")
     check_activation(then.activation, then.args)
-    weighted = Weight(packed_weight(weight), scale, bias)
-    kind = conv_kind(weight, how.groups)
+    kind = conv_kind(weight.packed.weight, how.groups)
     if selftest.backend(kind) == "onednn":
         try:
+            if residual is not None:
+                # A kernel would read past the end of a residual that is to be broadcast.
+                size = how.out_size(x.shape[2:], weight.packed.weight.shape[2:])
+                residual = residual.expand(x.shape[0], weight.packed.weight.shape[0], *size)
             if kind == "conv1d":
-                return _conv1d(x, x_scale, weighted, how, then, residual, x_qmin)
+                return _conv1d(x, x_scale, weight, how, then, residual, x_qmin)
             carrier = carried(x, x_scale, x_qmin)
-            return laid_out(onednn.conv(carrier, weighted, how, then, residual), x)
+            out = laid_out(onednn.conv(carrier, weight, how, then, residual), x)
+            shortcut.leave(
+                key,
+                onednn.conv_call(x.dim(), how, then, residual),
+                carrier, onednn.packed_conv(x, weight, how), weight, then, residual,
+                contiguous=not keeps_channels_last(x),
+            )  # fmt: skip
+            return out
         except RuntimeError as error:
             refused(kind, error)
-    y = exact.conv(x, x_scale, weighted, how)
+    y = exact.conv(x, x_scale, weight, how)
     return laid_out(finish_(y, residual, then), x)
 
 
@@ -102,9 +110,7 @@ def _conv1d(
 def conv_transpose(
     x: Tensor,
     x_scale: float,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
+    weight: Weight,
     how: Geometry,
     output_padding: Sequence[int],
     then: Epilogue,
@@ -113,39 +119,39 @@ def conv_transpose(
     """``qviz::conv_transpose`` on the CPU: always carried, oneDNN has no such int8 kernel here."""
     check_codes(x, "conv_transpose")
     check_activation(then.activation, then.args)
-    weighted = Weight(packed_weight(weight), scale, bias)
-    y = exact.conv_transpose(x, x_scale, weighted, how, output_padding)
+    y = exact.conv_transpose(x, x_scale, weight, how, output_padding)
     return laid_out(finish_(y, residual, then), x)
 
 
 def linear(
     x: Tensor,
     x_scale: float,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
+    weight: Weight,
     then: Epilogue,
     residual: Tensor | None,
     x_qmin: int,
+    key: tuple[object, ...],
 ) -> Tensor:
-    """``qviz::linear`` on the CPU; see ops.py."""
+    """``qviz::linear`` on the CPU; see ops.py, and shortcut.py for ``key``."""
     check_codes(x, "linear")
     check_activation(then.activation, then.args)
-    weighted = Weight(packed_weight(weight), scale, bias)
     if selftest.backend("linear") == "onednn":
         try:
-            rows = x.reshape(-1, x.shape[-1])
-            shape = (*x.shape[:-1], weight.shape[0])
             if residual is not None:
-                residual_rows = residual.expand(shape).reshape(-1, weight.shape[0])
-            else:
-                residual_rows = None
-            carrier = carried(rows, x_scale, x_qmin)
-            out = onednn.linear(carrier, weighted, then, residual_rows)
-            return out.view(shape)
+                residual = residual.expand(*x.shape[:-1], weight.packed.weight.shape[0])
+            carrier = carried(x.contiguous(), x_scale, x_qmin)
+            out = onednn.linear(carrier, weight, then, residual)
+            if x.is_contiguous():
+                shortcut.leave(
+                    key,
+                    onednn.linear_call(then, residual),
+                    carrier, onednn.packed_linear(x, weight), weight, then, residual,
+                    contiguous=False,
+                )  # fmt: skip
+            return out
         except RuntimeError as error:
             refused("linear", error)
-    return finish_(exact.linear(x, x_scale, weighted), residual, then)
+    return finish_(exact.linear(x, x_scale, weight), residual, then)
 
 
 def matmul(a: Tensor, a_scale: float, b: Tensor, b_scale: float, then: Epilogue) -> Tensor:
@@ -164,13 +170,13 @@ def matmul(a: Tensor, a_scale: float, b: Tensor, b_scale: float, then: Epilogue)
 
 def _batched(a: Tensor, b: Tensor, scale: float) -> Tensor:
     if a.dim() == b.dim() == 3 and a.shape[0] == b.shape[0]:
-        return onednn.matmul(a, b, scale)
+        return products.matmul(a, b, scale)
     if a.dim() < 2 or b.dim() < 2:
         raise RuntimeError("a vector is not worth an int8 kernel")
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     left = a.expand(*batch, *a.shape[-2:]).reshape(-1, *a.shape[-2:])
     right = b.expand(*batch, *b.shape[-2:]).reshape(-1, *b.shape[-2:])
-    return onednn.matmul(left, right, scale).view(*batch, a.shape[-2], b.shape[-1])
+    return products.matmul(left, right, scale).view(*batch, a.shape[-2], b.shape[-1])
 
 
 def add(a: Tensor, a_scale: float, b: Tensor, b_scale: float, then: Epilogue) -> Tensor:
@@ -179,7 +185,7 @@ def add(a: Tensor, a_scale: float, b: Tensor, b_scale: float, then: Epilogue) ->
     whole = a.dtype is b.dtype is torch.int8 and then.out_scale is not None
     if whole and a.shape == b.shape and selftest.backend("add") == "onednn":
         try:
-            out = onednn.add(a, a_scale, b, then._replace(residual_scale=b_scale))
+            out = products.add(a, a_scale, b, then._replace(residual_scale=b_scale))
             if out is not None:
                 return out
         except RuntimeError as error:

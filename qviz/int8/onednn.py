@@ -1,4 +1,4 @@
-"""The int8 kernels that stock PyTorch carries for x86: oneDNN convolution, linear and matmul.
+"""The int8 kernels that stock PyTorch carries for x86: oneDNN's convolution and linear.
 
 They read activations as *unsigned* bytes. A tensor travels here in one of two carriers:
 
@@ -14,17 +14,18 @@ known only by calling it: a refusal is a RuntimeError, and cpu.py answers it wit
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from qviz.int8.epilogue import QMAX, QMIN, Epilogue, activate_, as_float, code_limits, finish_
-from qviz.int8.layout import is_dense
 from qviz.int8.operands import Carried, Geometry, Weight
-from qviz.int8.packing import packed_weight
 
 SHIFT = 128
+#: Flipping fewer bytes than this costs less than a kernel takes longer with a zero point of 0
+#: (measured: 8 us, whatever the size).
+WORTH_A_PROMISE = 1 << 18
 #: A tensor, because with a Python number each call would make one: 3.1 instead of 1.4 us.
 _TOP_BIT = torch.tensor(SHIFT, dtype=torch.uint8)
 
@@ -44,7 +45,6 @@ if available():
     _LINEAR: Any = torch.ops.onednn.qlinear_pointwise.default
     _LINEAR_BINARY: Any = torch.ops.onednn.qlinear_pointwise.binary
     _LINEAR_PACK: Any = torch.ops.onednn.qlinear_prepack.default
-    _INT_MM: Any = torch.ops.aten._int_mm.out
 
 
 def shifted(codes: Tensor) -> Tensor:
@@ -59,9 +59,21 @@ def unshifted(carrier: Tensor) -> Tensor:
 
 def carried(codes: Tensor, scale: float, lowest: int = QMIN) -> Carried:
     """The carrier of int8 codes that are known to be at least ``lowest``."""
-    if lowest >= 0:
+    if lowest >= 0 and codes.numel() >= WORTH_A_PROMISE:
         return Carried(codes.view(torch.uint8), scale, 0)
     return Carried(shifted(codes), scale, SHIFT)
+
+
+class Call(NamedTuple):
+    """A kernel and its arguments after the tensors; what it leaves to do is not ``fused``.
+
+    ``residual_format`` is set when the kernel writes onto the residual, which must then be a copy.
+    """
+
+    kernel: Any
+    tail: tuple[object, ...]
+    fused: bool
+    residual_format: torch.memory_format | None = None
 
 
 def _target(then: Epilogue, zero_point: int) -> tuple[float, int, torch.dtype]:
@@ -86,7 +98,9 @@ def _unfused(y: Tensor, residual: Tensor, then: Epilogue, zero_point: int) -> Te
     return shifted(out) if zero_point and then.out_scale is not None else out
 
 
-def _conv_weight(x: Tensor, weight: Weight, how: Geometry) -> Tensor:
+def packed_conv(x: Tensor, weight: Weight, how: Geometry) -> Tensor:
+    """The weight as the kernel wants it for an input like ``x``."""
+
     def pack() -> Tensor:
         plain = weight.packed.weight
         packed: Tensor = _CONV_PACK(
@@ -98,6 +112,75 @@ def _conv_weight(x: Tensor, weight: Weight, how: Geometry) -> Tensor:
     # The best layout depends on the input's size: packed without it, a 512-channel 3x3 at batch 1
     # is rearranged at every call, 1.7 instead of 0.6 ms.
     return weight.packed.form((x.shape, *how.stride, *how.padding, *how.dilation), pack)
+
+
+def packed_linear(x: Tensor, weight: Weight) -> Tensor:
+    """The weight as the kernel wants it; one form serves every number of rows."""
+
+    def pack() -> Tensor:
+        rows = [x.numel() // max(x.shape[-1], 1), x.shape[-1]]
+        packed: Tensor = _LINEAR_PACK(weight.packed.weight.contiguous(), rows)
+        return packed
+
+    return weight.packed.form("linear", pack)
+
+
+def conv_call(
+    dims: int, how: Geometry, then: Epilogue, residual: Tensor | None, zero_point: int = 0
+) -> Call | None:
+    """The kernel for a convolution of a tensor with ``dims`` dimensions; None: add it yourself."""
+    scale, target_point, dtype = _target(then, zero_point)
+    if residual is None:
+        fused = dims == 4  # the 3d kernel knows no activation
+        activation = (then.activation, then.args) if fused else ("none", ())
+        return Call(_CONV[dims], (*how, scale, target_point, dtype, *activation, ""), fused)
+    if dims == 5 or (then.out_scale is not None and residual.is_floating_point()):
+        return None
+    # It adds onto a residual of its output's dtype, in place, and returns a copy of that.
+    sum_scale = 1.0 if dtype is torch.float32 else then.residual_scale
+    fused = then.activation != "hardtanh"
+    activation = (then.activation if fused else "none", [])
+    tail = (*how, scale, target_point, dtype, sum_scale, target_point, "sum", 1.0, *activation, "")
+    return Call(_CONV_SUM, tail, fused, torch.channels_last)
+
+
+def linear_call(then: Epilogue, residual: Tensor | None, zero_point: int = 0) -> Call:
+    """The kernel for a linear layer."""
+    scale, target_point, dtype = _target(then, zero_point)
+    if residual is None:
+        activation = (then.activation, then.args)
+        return Call(_LINEAR, (scale, target_point, dtype, *activation, ""), fused=True)
+    fused = then.activation != "hardtanh"
+    after: tuple[object, ...] = (1.0, then.activation if fused else "none", [], "")
+    if residual.is_floating_point() or dtype is torch.float32:
+        # "add" reads floats and leaves them alone; for codes it is wrong.
+        return Call(_LINEAR_BINARY, (scale, target_point, dtype, 1.0, 0, "add", *after), fused)
+    tail = (scale, target_point, dtype, then.residual_scale, target_point, "sum", *after)
+    return Call(_LINEAR_BINARY, tail, fused, torch.contiguous_format)
+
+
+def _run(
+    call: Call, x: Carried, packed: Tensor, weight: Weight, then: Epilogue, residual: Tensor | None
+) -> Tensor:
+    head = (*x, packed, weight.scale, weight.packed.zero_points)
+    out: Tensor
+    if residual is None:
+        out = call.kernel(*head, weight.bias, *call.tail)
+        return out
+    other = residual
+    if residual.is_floating_point() or then.out_scale is None:
+        other = as_float(residual, then.residual_scale)
+    form = call.residual_format
+    if form is None:
+        other = other.contiguous()
+    else:
+        other = (
+            other.clone(memory_format=form)
+            if other is residual
+            else other.contiguous(memory_format=form)
+        )
+    out = call.kernel(*head, other, weight.bias, *call.tail)
+    return out
 
 
 def conv(
@@ -124,29 +207,12 @@ def conv(
     Raises:
         RuntimeError: the kernel does not take these shapes.
     """
-    dims = x.data.dim()
-    packed = _conv_weight(x.data, weight, how)
-    head = (*x, packed, weight.scale, weight.packed.zero_points)
-    scale, target_point, dtype = _target(then, zero_point)
-    out: Tensor
-    if residual is None:
-        fused = dims == 4  # the 3d kernel knows no activation
-        activation = (then.activation, then.args) if fused else ("none", ())
-        out = _CONV[dims](*head, weight.bias, *how, scale, target_point, dtype, *activation, "")
-        return _limited_(out, then, zero_point, fused)
-    codes = not residual.is_floating_point()
-    if dims == 5 or (then.out_scale is not None and not codes):
+    call = conv_call(x.data.dim(), how, then, residual, zero_point)
+    if call is None and residual is not None:
         return _unfused(conv(x, weight, how, Epilogue()), residual, then, zero_point)
-    # The kernel adds onto the residual in place and returns a copy of it; the caller's stays.
-    residual = as_float(residual, then.residual_scale) if dtype is torch.float32 else residual
-    accumulator = residual.clone(memory_format=torch.channels_last)
-    sum_scale = then.residual_scale if codes and dtype is not torch.float32 else 1.0
-    fused = then.activation != "hardtanh"
-    out = _CONV_SUM(
-        *head, accumulator, weight.bias, *how, scale, target_point, dtype,
-        sum_scale, target_point, "sum", 1.0, then.activation if fused else "none", [], "",
-    )  # fmt: skip
-    return _limited_(out, then, zero_point, fused)
+    assert call is not None
+    out = _run(call, x, packed_conv(x.data, weight, how), weight, then, residual)
+    return _limited_(out, then, zero_point, call.fused)
 
 
 def linear(
@@ -159,103 +225,18 @@ def linear(
     """A linear layer with everything fused.
 
     Args:
-        x: [M, K].
+        x: [..., K], contiguous.
         weight: int8 [N, K].
         then: what follows the sum.
-        residual: [M, N]; float, or codes in the carrier of the output.
+        residual: [..., N]; float, or codes in the carrier of the output.
         zero_point: as for ``conv``.
 
     Returns:
-        [M, N]: float32, int8 or uint8.
+        [..., N]: float32, int8 or uint8.
 
     Raises:
         RuntimeError: the kernel does not take these shapes.
     """
-    packed = weight.packed.form("linear", lambda: _linear_weight(weight, x.data))
-    head = (*x, packed, weight.scale, weight.packed.zero_points)
-    scale, target_point, dtype = _target(then, zero_point)
-    out: Tensor
-    if residual is None:
-        out = _LINEAR(
-            *head, weight.bias, scale, target_point, dtype, then.activation, then.args, ""
-        )
-        return _limited_(out, then, zero_point, fused=True)
-    # "sum" adds codes onto the residual in place; "add" reads floats and leaves them alone.
-    if residual.is_floating_point() or dtype is torch.float32:
-        other = as_float(residual, then.residual_scale).contiguous()
-        how = (1.0, 0, "add")
-    else:
-        other = residual.clone(memory_format=torch.contiguous_format)
-        how = (then.residual_scale, target_point, "sum")
-    fused = then.activation != "hardtanh"
-    out = _LINEAR_BINARY(
-        *head,
-        other,
-        weight.bias,
-        scale,
-        target_point,
-        dtype,
-        *how,
-        1.0,
-        then.activation if fused else "none",
-        [],
-        "",
-    )
-    return _limited_(out, then, zero_point, fused)
-
-
-def _linear_weight(weight: Weight, x: Tensor) -> Tensor:
-    packed: Tensor = _LINEAR_PACK(weight.packed.weight.contiguous(), list(x.shape))
-    return packed
-
-
-def matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Matrix products of codes, times ``scale``: one int8 kernel per pair of matrices.
-
-    Args:
-        a: int8 [B, M, K], any strides.
-        b: int8 [B, K, N], any strides.
-        scale: of the product.
-
-    Returns:
-        float32 [B, M, N].
-    """
-    sums = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=torch.int32)
-    for left, right, out in zip(a.unbind(), b.unbind(), sums.unbind(), strict=True):
-        _INT_MM(left, right, out=out)
-    # Not `sums * scale`: an int32 tensor times a Python float takes twenty times as long.
-    return sums.to(torch.float32).mul_(scale)
-
-
-#: Channel counts in which a flat tensor is handed to the convolution that adds.
-WIDTHS = (64, 32, 16)
-_ONES = {width: torch.ones(width, 1, 1, 1, dtype=torch.int8) for width in WIDTHS}
-_UNIT = {width: torch.ones(width) for width in WIDTHS}
-_POINT = Geometry((1, 1), (0, 0), (1, 1), 1)
-
-
-def add(a: Tensor, a_scale: float, b: Tensor, then: Epilogue) -> Tensor | None:
-    """Sum of two tensors of codes as codes: a convolution of ``a`` by ones that adds onto ``b``.
-
-    One pass where float arithmetic takes five: 1.8 instead of 13.7 ms for 6.4 million elements.
-
-    Args:
-        a: int8, any dense layout.
-        b: int8, the same shape.
-        a_scale: of ``a``.
-        then: with ``out_scale``; its ``residual_scale`` is the scale of ``b``.
-
-    Returns:
-        int8 in the layout of ``a``; None when the tensor cannot be cut into channels.
-    """
-    size = a.numel()
-    width = next((width for width in WIDTHS if size % width == 0), None)
-    if width is None or size == 0 or not is_dense(a):
-        return None
-    if a.stride() != b.stride():
-        b = torch.empty_like(a).copy_(b)
-    shape, stride = (1, width, size // width, 1), (size, 1, width, width)
-    carrier = carried(a.as_strided(shape, stride), a_scale)
-    weight = Weight(packed_weight(_ONES[width]), _UNIT[width], None)
-    out = conv(carrier, weight, _POINT._replace(groups=width), then, b.as_strided(shape, stride))
-    return out.as_strided(a.shape, a.stride())
+    call = linear_call(then, residual, zero_point)
+    out = _run(call, x, packed_linear(x.data, weight), weight, then, residual)
+    return _limited_(out, then, zero_point, call.fused)

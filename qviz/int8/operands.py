@@ -34,6 +34,13 @@ class Geometry(NamedTuple):
     dilation: Sequence[int]
     groups: int
 
+    def out_size(self, size: Sequence[int], kernel: Sequence[int]) -> list[int]:
+        """Spatial sizes of the output for an input of ``size``; symbols are welcome."""
+        return [
+            (n + 2 * self.padding[i] - self.dilation[i] * (kernel[i] - 1) - 1) // self.stride[i] + 1
+            for i, n in enumerate(size)
+        ]
+
 
 def geometry(
     dims: int,

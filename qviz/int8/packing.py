@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +31,14 @@ class PackedWeight:
         weight: int8 codes; held weakly, so whoever calls must keep it alive.
     """
 
-    __slots__ = ("_address", "_forms", "_ref", "_version_seen", "zero_points")
+    __slots__ = ("_address", "_forms", "_ref", "_version_seen", "notes", "zero_points")
 
     def __init__(self, weight: Tensor, forget: Callable[[weakref.ref[Tensor]], None]) -> None:
         self._ref = weakref.ref(weight, forget)
         self._version_seen = _version(weight)
         self._address = weight.data_ptr()
         self._forms: dict[Hashable, Tensor] = {}
+        self.notes: tuple[Any, ...] = ()  # how to call kernels with it (shortcut.py)
         # oneDNN wants zero points per channel; [1] would do for most, not for all of its checks.
         self.zero_points = torch.zeros(weight.shape[0], dtype=torch.int64)
 
@@ -92,3 +94,9 @@ def packed_weight(weight: Tensor) -> PackedWeight:
 def packed_count() -> int:
     """How many weights have packed forms now."""
     return len(_ENTRIES)
+
+
+def drop_notes() -> None:
+    """Forget how kernels were called: another backend may be chosen now."""
+    for entry in list(_ENTRIES.values()):
+        entry.notes = ()

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qviz.errors import InputError
-from qviz.int8 import onednn, reference
+from qviz.int8 import onednn, packing, products, reference
 from qviz.int8.epilogue import Epilogue
 from qviz.int8.operands import Geometry, Weight
 from qviz.int8.packing import packed_weight
@@ -116,14 +116,14 @@ def _matmul_is_exact() -> bool:
     for rows, length, width in ((33, 64, 33), (5, 37, 19), (16, 512, 16)):
         a, b = _stress((2, rows, length), -128), _stress((2, width, length), -127)
         sums = reference.codes(a) @ reference.codes(b).transpose(0, 2, 1)
-        if not np.array_equal(onednn.matmul(a, b.transpose(1, 2), 1.0).numpy(), sums):
+        if not np.array_equal(products.matmul(a, b.transpose(1, 2), 1.0).numpy(), sums):
             return False
     return True
 
 
 def _add_is_exact() -> bool:
     a, b = _stress((16, 16), -128), _stress((16, 16), -127).t().contiguous()
-    out = onednn.add(a, 0.5, b, Epilogue("none", (), 1.0, residual_scale=0.25))
+    out = products.add(a, 0.5, b, Epilogue("none", (), 1.0, residual_scale=0.25))
     return out is not None and _close(out, reference.codes(a) / 2 + reference.codes(b) / 4)
 
 
@@ -215,3 +215,4 @@ def forget() -> None:
     """Test again at the next use (the environment has changed, or the number of threads)."""
     _CHOICES.clear()
     _BACKENDS.clear()
+    packing.drop_notes()

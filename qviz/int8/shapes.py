@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qviz.int8.layout import keeps_channels_last
+from qviz.int8.operands import geometry
 
 Arguments = Mapping[str, Any]
 
@@ -49,13 +50,9 @@ def _image(args: Arguments, channels: int, spatial: list[int]) -> Tensor:
 
 def _conv(args: Arguments) -> Tensor:
     weight: Tensor = args["weight"]
-    dims = weight.dim() - 2
-    stride, padding, dilation = (_each(args[k], dims) for k in ("stride", "padding", "dilation"))
-    spatial = [
-        (size + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
-        for i, size in enumerate(args["x"].shape[2:])
-    ]
-    return _image(args, weight.shape[0], spatial)
+    window = (args["stride"], args["padding"], args["dilation"], args["groups"])
+    how = geometry(weight.dim() - 2, *window)
+    return _image(args, weight.shape[0], how.out_size(args["x"].shape[2:], weight.shape[2:]))
 
 
 def _conv_transpose(args: Arguments) -> Tensor:
