@@ -27,8 +27,9 @@ $(READY): pyproject.toml constraints.txt
 	  echo "$(PYTHON): not found. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.12"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON): is $$($(PYTHON) -V 2>&1), qviz needs 3.11 or newer. Name another: make PYTHON=python3.12"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	@echo "Setting up $(VENV): a few minutes, only this time."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
