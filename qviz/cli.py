@@ -86,9 +86,13 @@ def _dispatch(options: argparse.Namespace, command: Sequence[str]) -> int:
         from qviz import cli_verbs
 
         return cli_verbs.work(getattr(cli_verbs, options.verb), options, command)
-    if options.verb == "export":
-        return more.export(options, command)
-    alone = {"samples": more.samples, "info": more.info, "verify": more.verify, "app": more.app}
+    if options.verb in ("export", "verify"):
+        from qviz import cli_checkpoint
+
+        if options.verb == "export":
+            return cli_checkpoint.export(options, command)
+        return cli_checkpoint.verify(options)
+    alone = {"samples": more.samples, "info": more.info, "app": more.app}
     code = alone[options.verb](options)
     sys.stdout.flush()
     return code

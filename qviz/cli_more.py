@@ -1,19 +1,16 @@
-"""The verbs without a run folder of their own: samples, info, export, verify, app."""
+"""The verbs that measure nothing: samples, info, app."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qviz import cli_json as as_json
 from qviz import cli_print as show
-from qviz.cli_open import check_recipe, opened_again, prepare, read_recipe
-from qviz.cli_progress import Meter
-from qviz.errors import DataError, InputError
+from qviz.cli_open import check_recipe, opened_again, prepare
+from qviz.errors import DataError
 
 if TYPE_CHECKING:
     from qviz.graph import Graph
@@ -90,42 +87,6 @@ def _captured(options: argparse.Namespace) -> Graph:
     return capture(loaded.model, batch, fold_batch_norm=fold)
 
 
-def export(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Write the int8 checkpoint of a run."""
-    from qviz.cli_open import open_job
-
-    _present("qviz.export", "export")
-    folder, output = options.run.resolve(), options.output.resolve()
-    recipe_file = Path(options.recipe).resolve() if options.recipe else folder / "recipe.json"
-    with Meter(quiet=options.quiet) as meter, opened_again(folder, options) as again:
-        if not recipe_file.exists():
-            raise InputError(
-                str(options.run),
-                "it has no recipe.json yet",
-                "Finish it with qviz run or qviz search, or name one with --recipe",
-            )
-        job = open_job(again, command, meter, folder=folder)
-        recipe = read_recipe(recipe_file, job.session)
-        formats = tuple(f.strip() for f in options.formats.split(",") if f.strip())
-        result = job.session.export(recipe, output, formats=formats, progress=meter.tell)
-        meter.warn(job.session.warnings)
-        meter.flush()
-    print(as_json.text(result) if options.json else _written(output, options, result))
-    return 0
-
-
-def _written(output: Path, options: argparse.Namespace, result: dict[str, object]) -> str:
-    files = sorted(p for p in output.rglob("*") if p.is_file())
-    rows = [(str(p.relative_to(output)), f"{show.count(p.stat().st_size)}B") for p in files]
-    return f"{show.table(('file<', 'size'), rows)}\nnext: qviz verify {options.output}"
-
-
-def verify(options: argparse.Namespace) -> int:
-    """Run an exported checkpoint against the simulation."""
-    _present("qviz.int8.parity", "verify")
-    raise InputError("qviz verify", "is not here yet", "Wait")
-
-
 def app(options: argparse.Namespace) -> int:
     """Open the app."""
     from qviz.ui.launch import launch
@@ -141,10 +102,3 @@ def app(options: argparse.Namespace) -> int:
             evaluation = evaluation or again.evaluation
         launch(model, calibration, evaluation, run, port=options.port, headless=options.headless)
     return 0
-
-
-def _present(module: str, verb: str) -> None:
-    with contextlib.suppress(ModuleNotFoundError):
-        if importlib.util.find_spec(module) is not None:
-            return
-    raise InputError(f"qviz {verb}", "is not part of this installation", "Install qviz again")

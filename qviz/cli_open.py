@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from qviz.recipe import Recipe
     from qviz.session import Session
 
+#: The file in a run folder that keeps them.
+OPTIONS = "options.json"
 #: Options a run folder remembers, to open the same model and data again.
 REMEMBERED = (
     "model",
@@ -112,8 +114,11 @@ def open_job(
         command=tuple(command),
     )
     _check_skips(session, options)
+    if session.evaluation_data is not None:  # else it would be found out after calibration
+        session.simulator.program.inputs(next(session.evaluation_data.head(1).batches(1)))
     assert session.run is not None  # a run folder was named
-    session.run.write_json("options", {**remembered(options), "cwd": str(Path.cwd())})
+    known = {**remembered(options), "cwd": str(Path.cwd())}
+    session.run.write_text(OPTIONS, json.dumps(known, indent=2) + "\n")
     meter.warn(session.warnings)
     return Job(options, tuple(command), meter, session)
 
@@ -136,7 +141,7 @@ def settle(options: argparse.Namespace, folder: Path) -> None:
         if said is not None and before is not None and said != before:
             raise RunFolderError(
                 str(folder),
-                f"what is in {file} was measured with {_words(name, before)}, not with {_words(name, said)}",
+                f"what is in {file} was measured with {_words(name, before)}, now {said}",
                 "Repeat that, or name another run folder",
             )
         chosen = said if said is not None else before
@@ -144,9 +149,7 @@ def settle(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _words(name: str, value: object) -> str:
-    if name == "fold":
-        return f"batch norm {'folded' if value else 'not folded'}"
-    return f"{name.replace('_', ' ')} {value}"
+    return f"{'batch norm folding' if name == 'fold' else name.replace('_', ' ')} {value}"
 
 
 def stored_options(folder: Path) -> dict[str, Any]:
@@ -155,7 +158,7 @@ def stored_options(folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is damaged.
     """
-    path = folder / "options.json"
+    path = folder / OPTIONS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

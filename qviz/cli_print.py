@@ -229,6 +229,8 @@ def _point(point: SkipPoint, result: SearchResult, metric: Metric) -> tuple[str,
     step = "all int8" if not point.skipped else point.step
     if point.skipped and point.step == "add":
         step = f"skip {short(point.skipped[-1])}"
+    elif point.step == "give back":
+        step = f"give back {_given_back(point, result)}"
     return (
         "*" if point == result.best else "",
         str(len(point.skipped)),
@@ -241,9 +243,21 @@ def _point(point: SkipPoint, result: SearchResult, metric: Metric) -> tuple[str,
     )
 
 
+def _given_back(point: SkipPoint, result: SearchResult) -> str:
+    """What was left out of the last set before it that was within the target."""
+    earlier = result.curve[: result.curve.index(point)]
+    base = next((p for p in reversed(earlier) if p.drop <= result.max_drop), point)
+    return ", ".join(short(n) for n in base.skipped if n not in point.skipped)
+
+
 def search_lines(result: SearchResult) -> str:
     """What was found, in a sentence or two."""
     best = result.best
+    if result.reached and not any_int8(result):
+        return (
+            f"Only with all {result.quantizable} ops in float is the drop within the target of "
+            f"{percent(result.max_drop)}: no int8 model reaches it."
+        )
     verdict = "within" if result.reached else "NOT within"
     text = (
         f"{len(best.skipped)} of {result.quantizable} ops left in float "
@@ -257,6 +271,11 @@ def search_lines(result: SearchResult) -> str:
     if result.flat and best.skipped:
         text += " Sensitivity is flat: no small set of ops explains the loss."
     return text
+
+
+def any_int8(result: SearchResult) -> bool:
+    """Whether the best point leaves anything int8: float itself is always within the target."""
+    return len(result.best.skipped) < result.quantizable
 
 
 def evaluation_lines(found: Evaluation) -> str:

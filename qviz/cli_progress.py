@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two lines where there is no terminal.
 EVERY = 5.0
+#: What tqdm shows; it puts a comma before the postfix.
+BAR = "{desc} {percentage:3.0f} % |{bar:20}| {elapsed}, {remaining} left{postfix}"
 
 
 class Meter:
@@ -37,7 +40,7 @@ class Meter:
     ) -> None:
         self._stream = stream or sys.stderr
         self._quiet, self._clock = quiet, clock
-        self.on_terminal = not quiet and self._stream.isatty()
+        self.on_terminal = not quiet and _has_room(self._stream)
         self._bar: Any = None  # a tqdm, imported when it is shown
         self._verb, self._done = "", 0
         self._first: Progress | None = None
@@ -61,7 +64,7 @@ class Meter:
         self._done = progress.done
         if self.on_terminal:
             self._move_bar(progress)
-        elif self._clock() - self._shown >= EVERY:
+        elif self._clock() - self._shown >= EVERY and progress.elapsed >= 1:
             self._shown = self._clock()
             self._print_warnings()
             print(f"qviz: {line(progress, self._first)}", file=self._stream, flush=True)
@@ -98,7 +101,7 @@ class Meter:
                 file=self._stream,
                 leave=False,
                 dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed} + {remaining} {postfix}",
+                bar_format=BAR,
             )
         self._bar.total = progress.total
         self._bar.update(progress.done - self._bar.n)
@@ -115,6 +118,14 @@ class Meter:
             if self._bar is not None:
                 self._bar.clear()
             print(f"qviz: warning: {text}", file=self._stream, flush=True)
+
+
+def _has_room(stream: TextIO) -> bool:
+    """Whether it is a terminal with a size; some containers have one of no lines."""
+    try:
+        return stream.isatty() and os.get_terminal_size(stream.fileno()).lines > 0
+    except (OSError, ValueError):
+        return False
 
 
 def line(progress: Progress, first: Progress | None = None) -> str:
