@@ -159,24 +159,22 @@ def matmul(a: Tensor, a_scale: float, b: Tensor, b_scale: float, then: Epilogue)
     check_codes(a, "matmul")
     check_codes(b, "matmul")
     scale = a_scale * b_scale
-    work = a.shape[-1] * (a.shape[-2] if a.dim() > 1 else 1) * (b.shape[-1] if b.dim() > 1 else 1)
+    work = a.shape[-2] * a.shape[-1] * b.shape[-1] if min(a.dim(), b.dim()) > 1 else 0
     if work >= SMALLEST_PRODUCT and selftest.backend("matmul") == "onednn":
         try:
-            return finish_(_batched(a, b, scale), None, then)
+            return _batched(a, b, scale, then)
         except RuntimeError as error:
             refused("matmul", error)
     return finish_(exact.matmul(a, b, scale), None, then)
 
 
-def _batched(a: Tensor, b: Tensor, scale: float) -> Tensor:
+def _batched(a: Tensor, b: Tensor, scale: float, then: Epilogue) -> Tensor:
     if a.dim() == b.dim() == 3 and a.shape[0] == b.shape[0]:
-        return products.matmul(a, b, scale)
-    if a.dim() < 2 or b.dim() < 2:
-        raise RuntimeError("a vector is not worth an int8 kernel")
+        return products.matmul(a, b, scale, then)
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     left = a.expand(*batch, *a.shape[-2:]).reshape(-1, *a.shape[-2:])
     right = b.expand(*batch, *b.shape[-2:]).reshape(-1, *b.shape[-2:])
-    return products.matmul(left, right, scale).view(*batch, a.shape[-2], b.shape[-1])
+    return products.matmul(left, right, scale, then).view(*batch, a.shape[-2], b.shape[-1])
 
 
 def add(a: Tensor, a_scale: float, b: Tensor, b_scale: float, then: Epilogue) -> Tensor:
@@ -190,4 +188,12 @@ def add(a: Tensor, a_scale: float, b: Tensor, b_scale: float, then: Epilogue) ->
                 return out
         except RuntimeError as error:
             refused("add", error)
-    return finish_(as_float(a, a_scale).add(as_float(b, b_scale)), None, then)
+    left, right = as_float(a, a_scale), as_float(b, b_scale)
+    for mine, other in ((left, right), (right, left)):
+        if (
+            mine is not a
+            and mine is not b
+            and mine.shape == torch.broadcast_shapes(a.shape, b.shape)
+        ):
+            return finish_(mine.add_(other), None, then)
+    return finish_(left.add(right), None, then)
