@@ -196,6 +196,7 @@ class _Walk(fx.Interpreter):
 
     def __init__(self, comparison: Comparison) -> None:
         super().__init__(comparison.module)
+        self.extra_traceback = False  # it would rewrite the words of our own errors
         self._comparison = comparison
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - any value
