@@ -22,6 +22,7 @@ from qviz.data import Batch
 from qviz.errors import UnsupportedModelError
 from qviz.facts import Facts
 from qviz.graph import Graph, GraphInput, Op, Operand, TensorInfo
+from qviz.normalize import normalize
 from qviz.rewrite import aten
 
 
@@ -40,23 +41,23 @@ def capture(
         UnsupportedModelError: torch.export refuses the model or fixes its batch size.
     """
     name = type(model).__name__ if isinstance(model, nn.Module) else "program"
+    for key, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise UnsupportedModelError(
+                name,
+                f"parameter {key} is {kind}, ranges need float32",
+                "Convert with model.float()",
+            )
     if isinstance(model, nn.Module):
-        for key, parameter in model.named_parameters():
-            if parameter.dtype not in (torch.float32, torch.float64):
-                kind = str(parameter.dtype).removeprefix("torch.")
-                raise UnsupportedModelError(
-                    name,
-                    f"parameter {key} is {kind}, ranges need float32",
-                    "Convert with model.float()",
-                )
         batch = _at_least_two(batch)
         program = _export(model, batch, name)
     else:
         program = model
-    symbols = _batch_symbols(program, batch, name)
+    symbols = _batch_symbols(model, program, batch, name)
     module = _own_module(program)
-    rewrite.normalize_batch_norm(module)
     rewrite.drop_noops(module)
+    normalize(module)
     rewrite.decompose_attention(module)
     folded = rewrite.fold_batch_norm(module) if fold_batch_norm else {}
     return _assemble(name, module, symbols, folded)
@@ -85,18 +86,18 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _export(model: nn.Module, batch: Batch, name: str, dim: Any = Dim.AUTO) -> ExportedProgram:
-    def dynamic(x: Tensor) -> Any:
-        return {0: dim} if x.dim() and x.shape[0] == batch.size else None
+def _export(model: nn.Module, batch: Batch, name: str) -> ExportedProgram:
+    def dynamic(x: Tensor) -> dict[int, Any] | None:
+        return {0: Dim.AUTO} if x.dim() and x.shape[0] == batch.size else None
 
     shapes = (
         tuple(dynamic(x) for x in batch.args),
         {k: dynamic(v) for k, v in batch.kwargs.items()},
     )
-    spec = shapes[0] if not batch.kwargs else _by_name(model, batch, shapes)
     with warnings.catch_warnings(), torch.no_grad(), _evaluation_mode(model):
         warnings.simplefilter("ignore")
         try:
+            spec = _by_name(model, batch, shapes)
             return torch.export.export(
                 model, batch.args, dict(batch.kwargs), dynamic_shapes=spec, strict=False
             )
@@ -146,7 +147,9 @@ def _refusal(name: str, error: Exception) -> UnsupportedModelError:
     return UnsupportedModelError(name, f"torch.export refuses it{where}: {first[:240]}", cure)
 
 
-def _batch_symbols(program: ExportedProgram, batch: Batch, name: str) -> dict[Any, int]:
+def _batch_symbols(
+    model: nn.Module | ExportedProgram, program: ExportedProgram, batch: Batch, name: str
+) -> dict[Any, int]:
     """The symbols that stand for the batch size, each with the size it was traced with."""
     symbols: dict[Any, int] = {}
     users = set(program.graph_signature.user_inputs)
@@ -156,6 +159,19 @@ def _batch_symbols(program: ExportedProgram, batch: Batch, name: str) -> dict[An
             if value.dim() and not isinstance(value.shape[0], int):
                 for symbol in value.shape[0].node.expr.free_symbols:
                     symbols[symbol] = int(value.shape[0].node.hint or batch.size)
+            varies = [i for i, s in enumerate(value.shape) if i and not isinstance(s, int)]
+            if varies:
+                raise UnsupportedModelError(
+                    name,
+                    f"axis {varies[0]} of its input {node.name} has no fixed size",
+                    "Export it with a fixed size for every axis but the first",
+                )
+    if not symbols and isinstance(model, ExportedProgram):
+        raise UnsupportedModelError(
+            name,
+            "it was exported for one batch size",
+            'Export it with dynamic_shapes, {0: torch.export.Dim("batch")} for every input',
+        )
     if not symbols:
         raise UnsupportedModelError(
             name,
@@ -190,9 +206,10 @@ def _assemble(
     names = naming.op_names(nodes)
     tensor_names = dict(names)
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-    tensor_names |= {
-        n: str(n.target) for n in placeholders if isinstance(n.meta.get("val"), Tensor)
-    }
+    input_names = naming.input_names(
+        [n for n in placeholders if isinstance(n.meta.get("val"), Tensor)], names.values()
+    )
+    tensor_names |= input_names
     for node in module.graph.nodes:
         if getattr(node.target, "__name__", "") == "getitem" and node.args[0] in tensor_names:
             tensor_names[node] = f"{tensor_names[node.args[0]]}[{node.args[1]}]"
@@ -217,7 +234,7 @@ def _assemble(
         module=module,
         ops=ops,
         tensors=tensors,
-        inputs=_inputs(placeholders, info.in_spec),
+        inputs=_inputs(name, placeholders, info.in_spec, input_names),
         outputs=tuple(tensor_names[n] for n in leaves if n in tensor_names),
         output_spec=info.out_spec,
         weights={
@@ -236,14 +253,24 @@ def _is_op(node: fx.Node) -> bool:
     return tensor and getattr(node.target, "__name__", "") != "getitem"
 
 
-def _inputs(placeholders: list[fx.Node], in_spec: Any) -> tuple[GraphInput, ...]:
+def _inputs(
+    name: str, placeholders: list[fx.Node], in_spec: pytree.TreeSpec, names: dict[fx.Node, str]
+) -> tuple[GraphInput, ...]:
     count = in_spec.num_leaves
     args, kwargs = pytree.tree_unflatten(list(range(count)), in_spec)
     keys: dict[int, int | str] = {}
     for key, value in [*enumerate(args), *kwargs.items()]:
-        for leaf in pytree.tree_leaves(value):
-            keys[leaf] = key
-    return tuple(GraphInput(str(n.target), n.name, keys[i]) for i, n in enumerate(placeholders))
+        if not isinstance(value, int):
+            raise UnsupportedModelError(
+                name,
+                f"its input {key} is a {type(value).__name__} of tensors",
+                "Wrap the model so that every argument of forward is one tensor",
+            )
+        keys[value] = key
+    # what is no tensor (None, a number) torch.export has made part of the graph
+    return tuple(
+        GraphInput(names[n], n.name, keys[i]) for i, n in enumerate(placeholders) if n in names
+    )
 
 
 def _op(node: fx.Node, name: str, facts: Facts) -> Op:
@@ -280,6 +307,9 @@ def _float_reason(node: fx.Node, facts: Facts) -> str:
     if not facts.depends[node]:
         return "does not depend on the input: a constant"
     kind = optypes.label(node)
+    value = node.meta["val"]
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        return optypes.float_reason(node)
     if kind == "add" and optypes.add_reason(node) is None:
         return "adds a constant"
     if kind in ("linear", "matmul") or kind.startswith("conv"):

@@ -38,29 +38,40 @@ class Facts:
                 self.batch[node] = self._batch_axis(node)
 
     def _batch_axis(self, node: fx.Node) -> tuple[int | None, int]:
-        """(axis, entries per sample), or (None, 1) where samples cannot be cut apart."""
+        """(axis, entries per sample); no axis: (None, 1) without a batch, else (None, 0 or n)."""
         found: list[tuple[int, int]] = []
         for axis, size in enumerate(node.meta["val"].shape):
-            if isinstance(size, int):
+            if isinstance(size, int) or not size.node.expr.free_symbols & self.symbols.keys():
                 continue
-            expr = size.node.expr
-            if not expr.free_symbols & self.symbols.keys():
-                continue
-            multiple = expr.subs(self.symbols) / self.samples
-            found.append((axis, int(multiple)))
+            found.append((axis, self._per_sample(size.node.expr)))
         if len(found) != 1:
-            return None, 1
+            return None, 0 if found else 1
         axis, multiple = found[0]
-        if multiple == 1:
-            return axis, 1
-        # several entries per sample: they lie together only if the batch was the outer axis
-        source = node.args[0] if node.args else None
-        if isinstance(source, fx.Node) and source in self.batch:
-            before, inner = self.batch[source]
-            reshaped = node.target in (aten.reshape.default, aten.flatten.using_ints)
-            if before == 0 and axis == 0 and (reshaped or inner == multiple):
-                return 0, multiple
+        if multiple == 1 or (multiple and self._sample_major(node, axis, multiple)):
+            return axis, multiple
         return None, multiple
+
+    def _per_sample(self, expr: Any) -> int:  # noqa: ANN401 - sympy
+        """Entries per sample of a size that grows with the batch; 0 if not in proportion to it."""
+        once, twice = (expr.subs({s: k * v for s, v in self.symbols.items()}) for k in (1, 2))
+        if not once.is_number or twice != 2 * once or once % self.samples:
+            return 0
+        return int(once / self.samples)
+
+    def _sample_major(self, node: fx.Node, axis: int, multiple: int) -> bool:
+        """Whether the several entries that each sample has along ``axis`` lie together.
+
+        They do if the axis came from a reshape with the batch as the outer of the merged axes, or
+        from a value in which they did.
+        """
+        if node.target in (aten.reshape.default, aten.flatten.using_ints):
+            source = node.args[0]
+            if not isinstance(source, fx.Node) or self.batch.get(source, (None, 1))[0] != axis:
+                return False
+            before, after = source.meta["val"].shape, node.meta["val"].shape
+            return tuple(before[:axis]) == tuple(after[:axis])
+        inputs = [self.batch[n] for n in node.all_input_nodes if n in self.batch]
+        return any(known is not None and inner == multiple for known, inner in inputs)
 
     def root(self, node: fx.Node) -> fx.Node:
         """The tensor whose range ``node`` shares: back through pass-through ops."""
@@ -86,6 +97,7 @@ class Facts:
         return False
 
     def tensor(self, node: fx.Node) -> TensorInfo:
+        """What the graph keeps of a value; its consumers are not known here."""
         value = node.meta["val"]
         axis, multiple = self.batch[node]
         shape = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
 from torch import fx
@@ -41,15 +41,34 @@ def op_names(nodes: Sequence[fx.Node]) -> dict[fx.Node, str]:
     parents = {prefix for path in count for prefix in _prefixes(path)}
     names: dict[fx.Node, str] = {}
     used: Counter[str] = Counter()
+    taken = {path for path in count if _alone(path, count, parents)}
     for node in nodes:
         path = paths[node]
-        alone = bool(path) and count[path] == 1 and path not in parents
-        base = path if alone else f"{path}:{label(node)}".lstrip(":")
+        if _alone(path, count, parents):
+            names[node] = path
+            continue
+        base = f"{path}:{label(node)}".lstrip(":")
         if not path and base in count:  # an op of the model itself named like a module
             base = f":{base}"
-        used[base] += 1
-        names[node] = base if used[base] == 1 else f"{base}.{used[base] - 1}"
+        name = base
+        while name in taken:
+            used[base] += 1
+            name = f"{base}.{used[base]}"
+        taken.add(name)
+        names[node] = name
     return names
+
+
+def input_names(nodes: Sequence[fx.Node], ops: Iterable[str]) -> dict[fx.Node, str]:
+    """The argument's name for every model input; ``input:x`` where an op has that name."""
+    taken = set(ops)
+    plain = {node: str(node.target) for node in nodes}
+    return {node: f"input:{name}" if name in taken else name for node, name in plain.items()}
+
+
+def _alone(path: str, count: Mapping[str, int], parents: set[str]) -> bool:
+    """Whether a module makes a single op, which then has the module's name."""
+    return bool(path) and count[path] == 1 and path not in parents
 
 
 def _prefixes(path: str) -> list[str]:

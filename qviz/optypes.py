@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from qviz.rewrite import CONVS, TRANSPOSED_CONVS, aten
@@ -68,6 +69,7 @@ NONNEGATIVE = {
     aten.hardsigmoid.default,
     aten.softmax.int,
     aten._softmax.default,
+    aten._safe_softmax.default,
     aten.abs.default,
     aten.exp.default,
     aten.square.default,
@@ -100,7 +102,7 @@ def label(node: fx.Node) -> str:
     name = getattr(node.target, "_schema", None)
     text = name.name.split("::")[1] if name is not None else getattr(node.target, "__name__", "")
     text = text.removesuffix("_").removeprefix("_")
-    return {"using_ints": "flatten"}.get(text, text)
+    return {"safe_softmax": "softmax"}.get(text, text)
 
 
 def passes_codes(node: fx.Node) -> bool:
@@ -125,23 +127,29 @@ def nonnegative(node: fx.Node, known: dict[fx.Node, bool]) -> bool:
         tensors = [
             n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor | tuple | list)
         ]
-        scalars = [a for a in node.args if isinstance(a, float)]
-        return (
-            bool(tensors)
-            and all(known.get(n, False) for n in tensors)
-            and min([*scalars, 0.0]) >= 0
-        )
+        return bool(tensors) and all(known.get(n, False) for n in tensors) and not _negative(node)
     return False
 
 
-def elements(value: Any, hint: dict[Any, int]) -> int:
-    """Number of elements of a fake tensor with the batch symbol set to its hint."""
-    return math.prod(concrete(s, hint) for s in value.shape)
+def _negative(node: fx.Node) -> bool:
+    """Whether a number among the arguments of a product, sum or padding is below zero."""
+    if node.target not in _PADS | {aten.mul.Tensor, aten.add.Tensor}:
+        return False  # numbers are axes and sizes
+    numbers = (*node.args, *node.kwargs.values())
+    return any(isinstance(a, int | float) and a < 0 for a in numbers)
 
 
-def concrete(size: Any, hint: dict[Any, int]) -> int:
-    """A size as a number, with the batch symbol set to its hint."""
-    return size if isinstance(size, int) else int(size.node.expr.subs(hint))
+def elements(value: Tensor, hint: dict[Any, int]) -> int:
+    """Number of elements of a fake tensor with the batch symbol set to its hint; 0 if unknown."""
+    return max(0, math.prod(concrete(s, hint) for s in value.shape))
+
+
+def concrete(size: int | torch.SymInt, hint: dict[Any, int]) -> int:
+    """A size as a number, with the batch symbol set to its hint; -1 if it depends on the data."""
+    if isinstance(size, int):
+        return size
+    value = size.node.expr.subs(hint)
+    return int(value) if value.is_number else -1
 
 
 def macs(node: fx.Node, hint: dict[Any, int], samples: int) -> int:
@@ -174,7 +182,7 @@ def float_reason(node: fx.Node) -> str:
     if kind in _LOOKUPS:
         return f"{kind} looks values up by index: no arithmetic to quantize"
     if kind == "batch_norm":
-        return "no conv or linear directly before it to be folded into"
+        return _norm_reason(node)
     if kind == "add":
         return add_reason(node) or ""
     if kind == "einsum":
@@ -182,6 +190,19 @@ def float_reason(node: fx.Node) -> str:
     if not any(isinstance(n.meta.get("val"), Tensor) for n in node.all_input_nodes):
         return "makes a constant"
     return f"{kind} has no int8 arithmetic"
+
+
+def _norm_reason(node: fx.Node) -> str:
+    source = node.args[0]
+    if node.args[5]:
+        return "normalizes with the statistics of the batch, so there is nothing to fold"
+    if not isinstance(source, fx.Node) or source.op != "call_function":
+        return "no conv or linear directly before it to be folded into"
+    if source.target not in CONVS | TRANSPOSED_CONVS | LINEARS:
+        return "no conv or linear directly before it to be folded into"
+    if len(source.users) > 1:
+        return f"the {label(source)} before it has other readers, so it cannot be folded"
+    return f"not folded into the {label(source)} before it"
 
 
 def add_reason(node: fx.Node) -> str | None:

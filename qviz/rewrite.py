@@ -36,33 +36,9 @@ TRANSPOSED_CONVS = {
     aten.conv_transpose3d.input: "conv_transpose3d",
 }
 
-# Ops whose result shares memory with their first argument.
-_VIEWS = {
-    aten.view.default,
-    aten.reshape.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.squeeze.dim,
-    aten.squeeze.default,
-    aten.unsqueeze.default,
-    aten.expand.default,
-    aten.unbind.int,
-    aten.split.Tensor,
-    aten.chunk.default,
-    aten.narrow.default,
-    aten.detach.default,
-    aten.alias.default,
-    aten.contiguous.default,
-    aten.dropout.default,
-}
+_DROPOUTS = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
 _NOOPS = {
-    aten.dropout.default,
-    aten.feature_dropout.default,
-    aten.alpha_dropout.default,
+    *_DROPOUTS,
     aten.detach.default,
     aten.alias.default,
     aten.clone.default,
@@ -91,8 +67,8 @@ def set_attr(module: torch.nn.Module, target: str, value: Tensor) -> None:
             child = torch.nn.Module()
             module.add_module(part, child)
         module = child
-    module._parameters.pop(name, None)
-    module._buffers.pop(name, None)
+    if hasattr(module, name):
+        delattr(module, name)  # a parameter, a buffer or a plain attribute (a lifted constant)
     module.register_buffer(name, value)
 
 
@@ -140,7 +116,7 @@ def functionalize(module: fx.GraphModule) -> bool:
         mutated = node.args[0]
         if not isinstance(mutated, fx.Node) or mutated.op != "call_function":
             return False
-        if mutated.target in _VIEWS or any(u.target in _VIEWS for u in mutated.users):
+        if _shares_memory(mutated) or any(_shares_memory(u) for u in mutated.users):
             return False
         node.target = functional
         later = [u for u in mutated.users if u is not node and order[u] > order[node]]
@@ -149,7 +125,18 @@ def functionalize(module: fx.GraphModule) -> bool:
     return True
 
 
-def _functional_form(node: fx.Node) -> Any | None:
+def _shares_memory(node: fx.Node) -> bool:
+    """Whether the result may be a view of an argument, which a mutation would reach too."""
+    if node.op != "call_function":
+        return False
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target in _DROPOUTS:
+        return True  # a part of a split; a dropout that is off
+    schema = node.target._schema
+    # an in-place op returns what it was given, and its readers are pointed to that anyway
+    return not schema.is_mutable and any(a.alias_info is not None for a in schema.arguments)
+
+
+def _functional_form(node: fx.Node) -> Callable[..., Any] | None:
     """``aten.relu`` for a call of ``aten.relu_``, None for a call that mutates nothing."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return None
@@ -190,6 +177,11 @@ def drop_noops(module: fx.GraphModule) -> None:
             graph.erase_node(node)
         elif node.target in _TO_RESHAPE:
             node.target = aten.reshape.default
+        elif node.target is aten.squeeze.default:
+            # without axes it would take the batch axis of a single sample away too
+            sizes = node.args[0].meta["val"].shape
+            ones = [i for i, s in enumerate(sizes) if isinstance(s, int) and s == 1]
+            node.target, node.args = aten.squeeze.dims, (node.args[0], ones)
     graph.eliminate_dead_code()
 
 
@@ -242,23 +234,10 @@ def _attention(graph: fx.Graph, node: fx.Node) -> fx.Node:
         scores = call(aten.masked_fill.Scalar, scores, hidden, float("-inf"))
     elif mask is not None:
         scores = call(aten.add.Tensor, scores, mask)
-    weights = call(aten.softmax.int, scores, -1)
+    # a row that the mask hides completely attends to nothing: 0, where softmax gives NaN
+    hides = mask is not None
+    weights = call(aten._safe_softmax.default if hides else aten.softmax.int, scores, -1)
     return call(aten.matmul.default, weights, value)
-
-
-def normalize_batch_norm(module: fx.GraphModule) -> None:
-    """Write torch.export's functional batch norm as the plain ``aten.batch_norm``."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.target is not aten._native_batch_norm_legit_no_training.default:
-            continue
-        x, weight, bias, mean, var, momentum, eps = node.args
-        args = (x, weight, bias, mean, var, False, momentum, eps, False)
-        plain = insert_call(graph, node, aten.batch_norm.default, args)
-        for user in list(node.users):
-            user.replace_all_uses_with(plain)
-            graph.erase_node(user)
-        graph.erase_node(node)
 
 
 def fold_batch_norm(module: fx.GraphModule) -> dict[fx.Node, fx.Node]:
@@ -276,7 +255,9 @@ def fold_batch_norm(module: fx.GraphModule) -> dict[fx.Node, fx.Node]:
         if node.target is not aten.batch_norm.default:
             continue
         source = node.args[0]
-        if not isinstance(source, fx.Node) or len(source.users) != 1 or not _foldable(source):
+        if not isinstance(source, fx.Node) or len(source.users) != 1:
+            continue
+        if not _stored_statistics(node) or not _foldable(source):
             continue
         _fold(module, source, node)
         node.replace_all_uses_with(source)
@@ -286,10 +267,20 @@ def fold_batch_norm(module: fx.GraphModule) -> dict[fx.Node, fx.Node]:
     return folded
 
 
+def _stored(argument: object) -> bool:
+    return isinstance(argument, fx.Node) and argument.op == "get_attr"
+
+
+def _stored_statistics(norm: fx.Node) -> bool:
+    """Whether a batch norm is a fixed scale and shift, not one made from the batch."""
+    weight, bias, mean, var, training = norm.args[1:6]
+    given = [a for a in (weight, bias) if a is not None]
+    return not training and all(_stored(a) for a in (mean, var, *given))
+
+
 def _foldable(node: fx.Node) -> bool:
-    if len(node.args) < 2 or not isinstance(node.args[1], fx.Node):
-        return False
-    if node.args[1].op != "get_attr":
+    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    if len(node.args) < 2 or not _stored(node.args[1]) or not (bias is None or _stored(bias)):
         return False
     if node.target is aten.linear.default:
         return bool(node.meta["val"].dim() == 2)  # else axis 1, which it norms, is not the channel
@@ -297,7 +288,7 @@ def _foldable(node: fx.Node) -> bool:
 
 
 def _fold(module: fx.GraphModule, node: fx.Node, norm: fx.Node) -> None:
-    def tensor(argument: Any) -> Tensor | None:
+    def tensor(argument: Any) -> Tensor | None:  # noqa: ANN401 - a node or nothing
         return None if argument is None else get_attr(module, argument.target).double()
 
     weight_node: Any = node.args[1]

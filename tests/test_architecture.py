@@ -34,6 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "graph",
         "capture",
         "rewrite",
+        "normalize",
         "naming",
         "facts",
         "optypes",
