@@ -110,9 +110,10 @@ def first_output(values: list[object], size: int, program: Program) -> Tensor:
         MetricError: the model has none.
     """
     for value in values:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim():
-            if value.shape[0] == size:
-                return value
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        if value.dim() and value.shape[0] == size:
+            return value
     raise MetricError(
         program.graph.name,
         "no output is a float tensor with one row per sample, so nothing can be scored",

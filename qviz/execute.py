@@ -176,7 +176,7 @@ class Program:
                 raise DataError(
                     f"input {item.tensor}",
                     f"{self.graph.name} needs it, the data does not have it",
-                    "Let the data yield the model's inputs in order, or as a dict of its argument names",
+                    "Let the data yield the inputs in order, or as a dict of argument names",
                 ) from None
             self._check(item.tensor, value)
             values[self.slot_of[item.node]] = self.layout(value.to(self.device))

@@ -51,7 +51,7 @@ PROFILES: dict[str, Profile] = {
             residual="identity",
             types=QUANTIZABLE_TYPES,
             bits=_BITS,
-            description="qviz's own kernels: symmetric int8, a product meets a residual add unrounded",
+            description="qviz's own kernels: symmetric int8, identity branch of an add only",
         ),
         Profile(
             "tensorrt",
