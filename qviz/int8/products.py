@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qviz.int8.epilogue import Epilogue, round_to_codes
+from qviz.int8.epilogue import Epilogue, reciprocal
 from qviz.int8.layout import is_dense
 from qviz.int8.onednn import carried, conv
 from qviz.int8.operands import Geometry, Weight
@@ -19,7 +19,7 @@ from qviz.int8.packing import packed_weight
 
 INT_MM = torch.ops.aten._int_mm.out
 #: Sums held at a time: they are turned into floats or codes while they are in the cache.
-MOST_SUMS = 1 << 18
+MOST_SUMS = 1 << 17
 #: Channels and row length in which a flat tensor is handed to the convolution that adds: the first
 #: whose product divides its size. Short rows cost it twice the time.
 CUTS = ((64, 64), (64, 32), (64, 16), (64, 8), (32, 8), (16, 8))
@@ -44,18 +44,19 @@ def matmul(a: Tensor, b: Tensor, scale: float, then: Epilogue) -> Tensor:
     dtype = torch.float32 if then.out_scale is None else torch.int8
     out = torch.empty(size, dtype=dtype)
     step = max(1, MOST_SUMS // max(1, size[1] * size[2]))
-    sums = torch.empty((min(step, size[0]), *size[1:]), dtype=torch.int32)
+    most = (min(step, size[0]), *size[1:])
+    sums = torch.empty(most, dtype=torch.int32)
+    reals = None if then.out_scale is None else torch.empty(most)
     parts = zip(a.split(step), b.split(step), out.split(step), strict=True)
     for lefts, rights, target in parts:
         held = sums[: target.shape[0]]
         for left, right, into in zip(lefts, rights, held, strict=True):
             INT_MM(left, right, out=into)
-        if then.out_scale is None:
-            # Not `sums * scale`: an int32 tensor times a Python float takes twenty times as long.
-            target.copy_(held).mul_(scale)
-        else:
-            real = held.to(torch.float32).mul_(scale)
-            target.copy_(round_to_codes(real, then.out_scale, then.qmin, then.qmax))
+        # Not `sums * scale`: an int32 tensor times a Python float takes twenty times as long.
+        real = (target if reals is None else reals[: target.shape[0]]).copy_(held).mul_(scale)
+        if then.out_scale is not None:
+            real.mul_(reciprocal(then.out_scale)).round_()
+            target.copy_(real.clamp_(then.qmin, then.qmax))
     return out
 
 
