@@ -45,7 +45,7 @@ def coverage(graph: Graph, recipe: Recipe | None = None) -> tuple[CoverageRow, .
     """
     decisions = resolve(recipe, graph) if recipe is not None else None
     int8_tensors = _int8_tensors(graph, decisions)
-    return tuple(_row(op, decisions, int8_tensors) for op in graph.ops.values())
+    return tuple(_row(op, graph, decisions, int8_tensors) for op in graph.ops.values())
 
 
 def _int8_tensors(graph: Graph, decisions: dict[str, Decision] | None) -> set[str]:
@@ -57,20 +57,27 @@ def _int8_tensors(graph: Graph, decisions: dict[str, Decision] | None) -> set[st
     }
 
 
-def _row(op: Op, decisions: dict[str, Decision] | None, int8_tensors: set[str]) -> CoverageRow:
-    status, reason = _status(op, decisions, int8_tensors)
+def _row(
+    op: Op, graph: Graph, decisions: dict[str, Decision] | None, int8_tensors: set[str]
+) -> CoverageRow:
+    if op.passthrough and op.reason is None:
+        status, reason = _passed_on(op, graph, int8_tensors)
+    else:
+        status, reason = _status(op, decisions)
     return CoverageRow(
         op.name, op.type, status, reason, op.macs, op.parameters, op.shape, op.source
     )
 
 
-def _status(
-    op: Op, decisions: dict[str, Decision] | None, int8_tensors: set[str]
-) -> tuple[Status, str]:
-    if op.passthrough and op.reason is None:
-        if int8_tensors:
-            return "int8", "passes codes on with their scale"
-        return "float", "passes on what it reads, and that is float"
+def _passed_on(op: Op, graph: Graph, int8_tensors: set[str]) -> tuple[Status, str]:
+    # an op with several results (split) has a tensor for each: op[0], op[1] ...
+    made = [t for t in graph.tensors.values() if t.name.partition("[")[0] == op.name]
+    if int8_tensors.intersection(t.root for t in made):
+        return "int8", "passes codes on with their scale"
+    return "float", "passes on what it reads, and that is float"
+
+
+def _status(op: Op, decisions: dict[str, Decision] | None) -> tuple[Status, str]:
     if not op.operands:
         return "float", op.reason or ""
     if decisions is None:
@@ -79,9 +86,9 @@ def _status(
     if all(d.int8 or d.reason == FUSED for d in own) and any(d.int8 for d in own):
         return "int8", FUSED if any(not d.int8 for d in own) else ""
     by_choice = [o.name for o, d in zip(op.operands, own, strict=True) if d.by_choice]
-    other = next((d.reason for d in own if not d.int8 and not d.by_choice), None)
-    if other is not None and other != FUSED:
-        return "float", other
+    imposed = [d.reason for d in own if not d.int8 and not d.by_choice and d.reason != FUSED]
+    if imposed:
+        return "float", imposed[0] or ""
     if any(d.int8 for d in own):
         return "float by choice", f"{', '.join(by_choice)} left in float"
     return "float by choice", ""

@@ -108,6 +108,7 @@ class Facts:
         elif self.depends[node]:
             shape = [s if isinstance(s, int) else -1 for s in value.shape]
         root = self.root(node)
+        channel = _channel_dim(node, value.dim())
         return TensorInfo(
             name=self.names[node],
             node=node.name,
@@ -115,7 +116,7 @@ class Facts:
             dtype=str(value.dtype).removeprefix("torch."),
             batch_dim=axis,
             batch_multiple=multiple,
-            channel_dim=_channel_dim(node, value.dim()),
+            channel_dim=None if channel == axis else channel,
             root=self.names.get(root, self.names[node]),
             consumers=(),
             nonnegative=self.nonnegative[node],

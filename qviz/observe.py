@@ -3,7 +3,8 @@
 The samples run in chunks of a fixed size, whatever batches the user made, and the last chunk is
 filled up by repeating samples that are then not counted: a kernel may round a sample differently
 in a batch of another size, and ranges must not depend on that. Histograms merge exactly, so the
-result is also the same for any order of the samples and any number of workers.
+result is also the same for any order of the samples and any number of workers. Where a tensor
+cannot be cut into samples (two batches stacked into one), the samples run one by one.
 """
 
 from __future__ import annotations
@@ -47,20 +48,22 @@ def observe(
         Tensor name -> histogram, in execution order.
 
     Raises:
-        DataError: there are no samples.
+        DataError: there are no samples, or the model has nothing to quantize.
         NotFiniteError: an activation is NaN or infinite; the first such tensor is named.
     """
     graph = program.graph
+    _check_quantizable(graph)
     workers = workers or torch.get_num_threads()
     watched = {program.slot_of_tensor[name]: graph.tensors[name] for name in graph.observed}
     parts = {
         name: [_collector(graph.tensors[name]) for _ in range(workers)] for name in graph.observed
     }
-    pad = _can_pad(graph)
+    if any(info.batch_dim is None for info in watched.values()):
+        chunk = 1
     report = Reporter("calibrate", data.count, progress)
     with _pool(workers) as pool:
         for batch in data.batches(chunk):
-            full = _filled(batch, chunk) if pad and data.count > chunk else batch
+            full = _filled(batch, chunk) if data.count > chunk else batch
 
             def watch(slot: int, value: Tensor, size: int = batch.size) -> None:
                 info = watched.get(slot)
@@ -68,14 +71,14 @@ def observe(
                     _collect(value, info, size, parts[info.name], pool)
 
             program.run(program.inputs(full), watch=watch)
-            report.step(f"{data.name}", batch.size)
+            report.step(data.name, batch.size)
     result = {}
     for name, collectors in parts.items():
         histogram = collectors[0].histogram()
         for other in collectors[1:]:
             histogram = merge(histogram, other.histogram())
         result[name] = histogram
-    _check_finite(result, graph)
+    _check_finite(result)
     return result
 
 
@@ -114,12 +117,6 @@ def _collect(
         task.result()
 
 
-def _can_pad(graph: Graph) -> bool:
-    """Whether every observed tensor can be cut back to the samples that count."""
-    infos = [graph.tensors[name] for name in graph.observed]
-    return all(i.batch_dim is not None or i.batch_multiple == 1 for i in infos)
-
-
 def _filled(batch: Batch, size: int) -> Batch:
     """The batch with its samples repeated up to ``size``."""
     if batch.size == size:
@@ -129,13 +126,16 @@ def _filled(batch: Batch, size: int) -> Batch:
     return Batch(args, {k: v[rows] for k, v in batch.kwargs.items()}, None, size)
 
 
-def _check_finite(histograms: dict[str, Histogram], graph: Graph) -> None:
-    if not histograms:
+def _check_quantizable(graph: Graph) -> None:
+    if not graph.observed:
         raise DataError(
             graph.name,
             "it has no op that int8 arithmetic exists for",
             "Look at its coverage with qviz info",
         )
+
+
+def _check_finite(histograms: dict[str, Histogram]) -> None:
     for name, histogram in histograms.items():
         bad = histogram.nans + histogram.infs
         if bad:

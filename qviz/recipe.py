@@ -13,12 +13,13 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar
 
-from qviz.errors import RecipeError
+from qviz.errors import RangeError, RecipeError
 from qviz.graph import Graph, Op, Operand
 from qviz.profiles import profile
 
@@ -84,8 +85,12 @@ class Recipe:
         return {r.tensor: r for r in self.ranges}
 
     def skip(self, *names: str) -> Recipe:
-        """The same recipe with these ops or operands left in float."""
-        return self.override(*(Override(name, int8=False) for name in names))
+        """The same recipe with these ops or operands left in float; their bits are kept."""
+        return self._switch(names, int8=False)
+
+    def _switch(self, names: Iterable[str], *, int8: bool) -> Recipe:
+        known = {o.target: o for o in self.overrides}
+        return self.override(*(replace(known.get(n, Override(n)), int8=int8) for n in names))
 
     def override(self, *overrides: Override) -> Recipe:
         """The same recipe with these overrides; an earlier one of the same target goes."""
@@ -94,17 +99,26 @@ class Recipe:
         return replace(self, overrides=kept + overrides)
 
     def unskip(self, *names: str) -> Recipe:
-        """The same recipe without the overrides of these targets."""
-        return replace(self, overrides=tuple(o for o in self.overrides if o.target not in names))
+        """The same recipe without a say in whether these are int8; their bits are kept."""
+        changed = (replace(o, int8=None) if o.target in names else o for o in self.overrides)
+        kept = tuple(o for o in changed if o.int8 is not None or o.bits is not None)
+        return replace(self, overrides=kept)
 
     def only(self, *names: str) -> Recipe:
         """The same ranges and bits, with nothing int8 but these ops or operands."""
         bits = tuple(replace(o, int8=None) for o in self.overrides if o.bits is not None)
-        chosen = replace(self, int8=False, overrides=bits)
-        return chosen.override(*(Override(n, int8=True) for n in names))
+        return replace(self, int8=False, overrides=bits)._switch(names, int8=True)
 
     def with_range(self, tensor: str, lo: float, hi: float, calibrator: str = "fixed") -> Recipe:
-        """The same recipe with another range for one tensor."""
+        """The same recipe with another range for one tensor.
+
+        Raises:
+            RangeError: an end is NaN or infinite, or ``lo`` is above ``hi``.
+        """
+        if not (math.isfinite(lo) and math.isfinite(hi) and lo <= hi):
+            raise RangeError(
+                f"range of {tensor}", f"{lo:g} to {hi:g} is none", "Give two numbers, lower first"
+            )
         new = TensorRange(tensor, float(lo), float(hi), calibrator)
         if tensor not in self.range_of:
             return replace(self, ranges=(*self.ranges, new))
@@ -194,7 +208,7 @@ def _check_names(recipe: Recipe, graph: Graph) -> None:
     widths = {o.bits for o in recipe.overrides} | {recipe.weight_bits, recipe.activation_bits}
     for bits in widths - {None}:
         if bits not in profile(recipe.profile).bits:
-            raise RecipeError(f"{bits} bits", "not a width from 2 to 8", "Choose 8 or fewer")
+            raise RecipeError(f"{bits} bits", "not a width from 2 to 8", "Choose 2 to 8")
 
 
 def _unknown(name: str, what: str, known: Iterable[str], graph: Graph) -> RecipeError:
@@ -219,13 +233,61 @@ def _parse(text: str, name: str) -> Recipe:
     version = data.pop("version", None)
     if version != VERSION:
         raise wrong(f"version {version} is not {VERSION}, the one this qviz reads")
-    try:
-        ranges = tuple(TensorRange(**r) for r in data.pop("ranges", ()))
-        overrides = tuple(Override(**o) for o in data.pop("overrides", ()))
-        recipe = Recipe(**data, ranges=ranges, overrides=overrides)
-    except TypeError as error:
-        raise wrong(str(error).replace("Recipe.__init__() got an ", "")) from None
-    for r in recipe.ranges:
+    ranges = _records(data.pop("ranges", []), "ranges", TensorRange, wrong)
+    overrides = _records(data.pop("overrides", []), "overrides", Override, wrong)
+    recipe = _record(data, "", Recipe, wrong)
+    for r in ranges:
         if not (math.isfinite(r.lo) and math.isfinite(r.hi) and r.lo <= r.hi):
             raise wrong(f"the range of {r.tensor} is {r.lo} to {r.hi}")
-    return recipe
+    for what, names in (
+        ("range", [r.tensor for r in ranges]),
+        ("override", [o.target for o in overrides]),
+    ):
+        twice = [n for n in names if names.count(n) > 1]
+        if twice:
+            raise wrong(f"{twice[0]} has more than one {what}")
+    return replace(recipe, ranges=ranges, overrides=overrides)
+
+
+T = TypeVar("T", Recipe, TensorRange, Override)
+Wrong = Callable[[str], RecipeError]
+
+#: What a field's annotation means in JSON, in words.
+_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "str": ("a text", (str,)),
+    "bool": ("true or false", (bool,)),
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "bool | None": ("true, false or null", (bool, NoneType)),
+    "int | None": ("a whole number or null", (int, NoneType)),
+}
+
+
+def _records(value: object, where: str, kind: type[T], wrong: Wrong) -> tuple[T, ...]:
+    if not isinstance(value, list):
+        raise wrong(f"{where} is not a list")
+    return tuple(_record(v, f"{where}[{i}]", kind, wrong) for i, v in enumerate(value))
+
+
+def _record(value: object, where: str, kind: type[T], wrong: Wrong) -> T:
+    """A dataclass of plain values from a JSON object, every field checked."""
+    if not isinstance(value, dict):
+        raise wrong(f"{where} is not an object")
+    stem = f"{where}." if where else ""
+    known = {f.name: f for f in fields(kind) if f.type in _KINDS}
+    for key in value.keys() - known.keys():
+        raise wrong(f"there is no field {stem}{key}")
+    for key, field_ in known.items():
+        if key not in value and field_.default is MISSING:
+            raise wrong(f"{stem}{key} is missing")
+        if key in value and not _is(value[key], *_KINDS[str(field_.type)][1]):
+            raise wrong(f"{stem}{key} is not {_KINDS[str(field_.type)][0]}")
+    plain: dict[str, Any] = {
+        key: float(v) if known[key].type == "float" else v for key, v in value.items()
+    }
+    return kind(**plain)
+
+
+def _is(value: object, *kinds: type) -> bool:
+    # bool is an int in Python, not in JSON
+    return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
