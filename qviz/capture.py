@@ -6,10 +6,14 @@ weights.
 
 from __future__ import annotations
 
+import inspect
+import io
+import logging
 import re
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -19,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from qviz import naming, optypes, rewrite
 from qviz.data import Batch
-from qviz.errors import UnsupportedModelError
+from qviz.errors import DataError, UnsupportedModelError
 from qviz.facts import Facts
 from qviz.graph import Graph, GraphInput, Op, Operand, TensorInfo
 from qviz.normalize import normalize
@@ -39,6 +43,7 @@ def capture(
 
     Raises:
         UnsupportedModelError: torch.export refuses the model or fixes its batch size.
+        DataError: ``forward`` cannot be called with the batch.
     """
     name = type(model).__name__ if isinstance(model, nn.Module) else "program"
     for key, parameter in model.named_parameters():
@@ -76,6 +81,19 @@ def _at_least_two(batch: Batch) -> Batch:
 
 
 @contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings, log or graph on stderr: what torch.export says becomes one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     before = {m: m.training for m in model.modules()}
     try:
@@ -94,10 +112,9 @@ def _export(model: nn.Module, batch: Batch, name: str) -> ExportedProgram:
         tuple(dynamic(x) for x in batch.args),
         {k: dynamic(v) for k, v in batch.kwargs.items()},
     )
-    with warnings.catch_warnings(), torch.no_grad(), _evaluation_mode(model):
-        warnings.simplefilter("ignore")
+    spec = _by_name(model, batch, shapes)
+    with _silence(), torch.no_grad(), _evaluation_mode(model):
         try:
-            spec = _by_name(model, batch, shapes)
             return torch.export.export(
                 model, batch.args, dict(batch.kwargs), dynamic_shapes=spec, strict=False
             )
@@ -106,9 +123,14 @@ def _export(model: nn.Module, batch: Batch, name: str) -> ExportedProgram:
 
 
 def _by_name(model: nn.Module, batch: Batch, shapes: tuple[Any, Any]) -> dict[str, Any]:
-    import inspect
-
-    bound = inspect.signature(model.forward).bind_partial(*batch.args, **batch.kwargs)
+    try:
+        bound = inspect.signature(model.forward).bind(*batch.args, **batch.kwargs)
+    except TypeError as error:
+        raise DataError(
+            "data",
+            f"the forward of {type(model).__name__} cannot be called with it: {error}",
+            "Let the data yield the inputs in order, or as a dict of argument names",
+        ) from None
     positional = iter(shapes[0])
     named: dict[str, Any] = {}
     for key, value in bound.arguments.items():
@@ -124,8 +146,6 @@ def _by_name(model: nn.Module, batch: Batch, shapes: tuple[Any, Any]) -> dict[st
 
 def _refusal(name: str, error: Exception) -> UnsupportedModelError:
     """What torch.export said, in one line: the op or statement, the line, what to change."""
-    import traceback
-
     text = str(error)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
     inner = re.findall(r'File "([^"]+)", line (\d+)', text)
@@ -183,8 +203,7 @@ def _batch_symbols(
 
 def _own_module(program: ExportedProgram) -> fx.GraphModule:
     """A functional copy of the program with weights of its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _silence():
         module = program.module(check_guards=False)
         assert isinstance(module, fx.GraphModule)
         if not rewrite.functionalize(module) or rewrite.mutates(module):
