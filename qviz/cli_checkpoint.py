@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from qviz import cli_json as as_json
 from qviz import cli_print as show
-from qviz.cli_open import OPTIONS, opened_again, prepare, read_recipe, stored_options
+from qviz.cli_open import prepare, read_recipe
 from qviz.cli_progress import Meter
+from qviz.cli_remember import OPTIONS, opened_again, stored_options
 from qviz.errors import DataError, InputError
 
 if TYPE_CHECKING:

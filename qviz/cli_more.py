@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from qviz import cli_json as as_json
 from qviz import cli_print as show
-from qviz.cli_open import check_recipe, opened_again, prepare
+from qviz.cli_open import check_recipe, prepare
+from qviz.cli_remember import opened_again
 from qviz.errors import DataError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""From options to a session and a recipe, and back from a run folder to the options it was made by.
+"""From options to a session, and from a session to the recipe that the options ask for.
 
 What cannot work is refused before anything is computed or written: an unknown calibrator, profile
 or op is an error after a second, not after an hour.
@@ -7,45 +7,21 @@ or op is an error after a second, not after an hour.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qviz.cli_progress import Meter, parts_of
-from qviz.errors import DataError, RecipeError, RunFolderError
+from qviz.cli_remember import OPTIONS, remembered, settle
+from qviz.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from qviz.calibration import Calibration, CalibratorRow
     from qviz.recipe import Recipe
     from qviz.session import Session
-
-#: The file in a run folder that keeps them.
-OPTIONS = "options.json"
-#: Options a run folder remembers, to open the same model and data again.
-REMEMBERED = (
-    "model",
-    "weights",
-    "calibration",
-    "evaluation",
-    "preprocessing",
-    "metric",
-    "profile",
-    "batch_size",
-    "memory_budget",
-    "fold",
-    "seed",
-)
-#: Of these, what finished rows depend on, with the file that holds them: another value needs
-#: another folder.
-FIXED = {
-    "batch_size": (32, "sensitivity.jsonl"),
-    "memory_budget": (2 << 30, "sensitivity.jsonl"),
-    "fold": (True, "histograms.npz"),
-}
 
 
 @dataclass(frozen=True)
@@ -121,76 +97,6 @@ def open_job(
     session.run.write_text(OPTIONS, json.dumps(known, indent=2) + "\n")
     meter.warn(session.warnings)
     return Job(options, tuple(command), meter, session)
-
-
-def remembered(options: argparse.Namespace) -> dict[str, object]:
-    """The options that ``options.json`` keeps."""
-    return {name: getattr(options, name, None) for name in REMEMBERED}
-
-
-def settle(options: argparse.Namespace, folder: Path) -> None:
-    """Fill in what was not said from the run folder, or from the defaults.
-
-    Raises:
-        RunFolderError: what was said differs from what the folder's rows were measured with.
-    """
-    stored = stored_options(folder) if folder.is_dir() else {}
-    for name, (default, file) in FIXED.items():
-        said = getattr(options, name)
-        before = stored.get(name) if (folder / file).exists() else None
-        if said is not None and before is not None and said != before:
-            raise RunFolderError(
-                str(folder),
-                f"what is in {file} was measured with {_words(name, before)}, now {said}",
-                "Repeat that, or name another run folder",
-            )
-        chosen = said if said is not None else before
-        setattr(options, name, default if chosen is None else chosen)
-
-
-def _words(name: str, value: object) -> str:
-    return f"{'batch norm folding' if name == 'fold' else name.replace('_', ' ')} {value}"
-
-
-def stored_options(folder: Path) -> dict[str, Any]:
-    """What ``options.json`` of a run folder holds; empty if there is none.
-
-    Raises:
-        RunFolderError: it is damaged.
-    """
-    path = folder / OPTIONS
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as failure:
-        raise RunFolderError(
-            str(path), "it cannot be read", "Delete it, and repeat the command that made the run"
-        ) from failure
-    return found if isinstance(found, dict) else {}
-
-
-@contextlib.contextmanager
-def opened_again(folder: Path, options: argparse.Namespace) -> Iterator[argparse.Namespace]:
-    """The options that a run was made with, in the working folder it was made in.
-
-    Raises:
-        RunFolderError: there is no run, or its options are not known.
-    """
-    from qviz.store import RunFolder
-
-    RunFolder.view(folder)
-    stored = stored_options(folder)
-    if not stored.get("model"):
-        raise RunFolderError(
-            str(folder),
-            "how its model was opened is not known, because it was not made on the command line",
-            "Export it in Python with session.export()",
-        )
-    known = {name: stored.get(name) for name in REMEMBERED}
-    there = Path(str(stored.get("cwd") or Path.cwd()))
-    with contextlib.chdir(there if there.is_dir() else Path.cwd()):
-        yield argparse.Namespace(**{**vars(options), **known})
 
 
 def check_recipe(options: argparse.Namespace) -> None:
