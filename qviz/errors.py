@@ -1,20 +1,20 @@
 """Every error qviz raises on purpose: one tree, each with the thing, the reason and the cure.
 
-    QvizError                     base of all; ``str()`` is one line for a person
-    ├── InputError                something handed to qviz cannot be used           (exit code 2)
-    │   ├── ModelError            a model cannot be read or built
-    │   │   └── UnsupportedModelError   torch.export refuses it, or an op cannot be handled
-    │   ├── DataError             calibration or evaluation data is empty, misshapen, mislabelled
-    │   ├── NotFiniteError        NaN or Inf where numbers are needed
-    │   ├── RangeError            a clip range, bit width or calibrator that makes no grid
-    │   ├── ShapeError            tensors whose sizes do not fit each other
-    │   ├── RecipeError           a recipe that names what the model does not have
-    │   ├── MetricError           an unknown metric, or one that does not fit the outputs
-    │   ├── CheckpointError       an int8 checkpoint that is damaged or not ours
-    │   ├── RunFolderError        a run folder of another model or data, or not writable
-    │   └── MissingExtraError     an optional dependency is not installed
-    ├── ParityError               integer execution differs from the simulation     (exit code 1)
-    └── Cancelled                 the user stopped a job; finished rows are kept    (exit code 130)
+QvizError                     base of all; ``str()`` is one line for a person
+├── InputError                something handed to qviz cannot be used           (exit code 2)
+│   ├── ModelError            a model cannot be read or built
+│   │   └── UnsupportedModelError   torch.export refuses it, or an op cannot be handled
+│   ├── DataError             calibration or evaluation data is empty, misshapen, mislabelled
+│   ├── NotFiniteError        NaN or Inf where numbers are needed
+│   ├── RangeError            a clip range, bit width or calibrator that makes no grid
+│   ├── ShapeError            tensors whose sizes do not fit each other
+│   ├── RecipeError           a recipe that names what the model does not have
+│   ├── MetricError           an unknown metric, or one that does not fit the outputs
+│   ├── CheckpointError       an int8 checkpoint that is damaged or not ours
+│   ├── RunFolderError        a run folder of another model or data, or not writable
+│   └── MissingExtraError     an optional dependency is not installed
+├── ParityError               integer execution differs from the simulation     (exit code 1)
+└── Cancelled                 the user stopped a job; finished rows are kept    (exit code 130)
 """
 
 from __future__ import annotations
