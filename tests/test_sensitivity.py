@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -181,7 +182,7 @@ def test_a_recipe_with_nothing_int8_message(net: Case) -> None:
 def test_rows_come_worst_first_with_intervals_around_them(net: Case) -> None:
     rows = ranked(net).rows
     assert [r.rank for r in rows] == [0, 1, 2, 3]
-    assert all(a.divergence >= b.divergence for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a.divergence >= b.divergence for a, b in itertools.pairwise(rows))
     for row in rows:
         assert row.divergence_interval is not None
         assert row.divergence in row.divergence_interval
