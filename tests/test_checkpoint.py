@@ -223,8 +223,13 @@ def test_a_program_that_is_none_is_refused_by_name(folder: Path) -> None:
             "version 9 is not 1, the one this qviz reads. Install the qviz that wrote it, or "
             "export again.",
         ),
+        (
+            '{"format": "qviz-int8", "version": 1, "files": {}, "inputs": [], "float_bytes": 1}',
+            'it is damaged: "calls" is missing. Export the checkpoint again, or copy the whole '
+            "folder again.",
+        ),
     ],
-    ids=["not JSON", "another format", "a later version"],
+    ids=["not JSON", "another format", "a later version", "a part missing"],
 )
 def test_a_bad_manifest(folder: Path, text: str, reason: str) -> None:
     (folder / "checkpoint.json").write_text(text, encoding="utf-8")
@@ -238,6 +243,22 @@ def test_a_wrong_input_shape_is_named(written: Path) -> None:
     assert str(caught.value) == (
         "input x: samples are float32 (1, 16, 16), the model takes float32 (3, 16, 16). "
         "Give data as the model was trained on, preprocessing included."
+    )
+
+
+def test_inputs_may_be_given_by_position_or_by_name(tmp_path: Path) -> None:
+    made = make("keywords and trees")
+    save_checkpoint(made.lowered, tmp_path / "int8")
+    loaded = load_checkpoint(tmp_path / "int8")
+    ids, scale = made.batch.args[0], made.batch.kwargs["scale"]
+    wanted = loaded(ids, scale=scale)["mean"]
+    assert torch.equal(loaded(ids, scale)["mean"], wanted)
+    assert torch.equal(loaded(scale=scale, ids=ids)["mean"], wanted)
+    assert message(lambda: loaded(ids)) == (
+        "input scale: the model needs it, it was not given. Give it."
+    )
+    assert message(lambda: loaded(ids, scale=scale, mask=ids)) == (
+        "input mask: the model has no such input. Give ids, scale."
     )
 
 

@@ -137,7 +137,7 @@ def test_the_certificate_is_written_into_the_folder(folder: Path) -> None:
 def test_without_labels_and_metric_it_is_agreement(folder: Path) -> None:
     data = as_data(torch.randn(5, 3, 16, 16), "data")
     found = verify(folder, data, latency_batches=())
-    assert found.metric == "agreement"
+    assert (found.metric, found.reference) == ("agreement", "float twin")
     assert 0 <= found.int8 <= 1
 
 

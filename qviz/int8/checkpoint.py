@@ -5,7 +5,7 @@
                           and the untouched float tensors of everything that stays float
       recipe.json         the decision (schema: qviz/schemas/recipe.schema.json)
       model.pt2           the program, weights included: torch.export.load needs only
-                          ``import qviz.int8.lower`` for the integer operators
+                          ``import qviz.int8.pool`` for the integer operators
       checkpoint.json     what is what: ops, kernels, scales, origin, digests of the files
       parity.json         what ``verify`` found (verify.py)
 
@@ -29,7 +29,7 @@ from torch.export import Dim, ExportedProgram
 from qviz import __version__
 from qviz.affine import range_params
 from qviz.data import Batch
-from qviz.errors import CheckpointError, ModelError, ShapeError
+from qviz.errors import CheckpointError, DataError, ModelError, ShapeError
 from qviz.int8 import twin
 from qviz.int8.folder import EXPORT_AGAIN, check_file, read_manifest, write_folder
 from qviz.int8.lower import Lowered
@@ -213,14 +213,13 @@ class Checkpoint(nn.Module):
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:  # noqa: ANN401 - as the model does
         """Run the integer program on a batch of any size.
 
+        An input may be given by position or by name, however the model was captured.
+
         Raises:
+            DataError: an input is missing, or is not one of the model's.
             ShapeError: an input has another shape or dtype than the model takes.
         """
-        for item in self.manifest["inputs"]:
-            key = item["key"]
-            value = dict(enumerate(args)).get(key) if isinstance(key, int) else kwargs.get(key)
-            if isinstance(value, Tensor):
-                _check_input(item, value)
+        args, kwargs = _arranged(self.manifest["inputs"], args, kwargs)
         with torch.no_grad():
             return self.program(*args, **kwargs)
 
@@ -233,6 +232,31 @@ class Checkpoint(nn.Module):
     def inputs(self, batch: Batch) -> list[Tensor]:
         """A batch's tensors in the order of the program's inputs."""
         return flat_inputs(self.program, batch)
+
+
+def _arranged(
+    inputs: list[dict[str, Any]], args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Arguments as the program takes them."""
+    given: dict[str, Tensor] = dict(zip((i["name"] for i in inputs), args, strict=False)) | {
+        **kwargs
+    }
+    names = [i["name"] for i in inputs]
+    strangers = [k for k in kwargs if k not in names]
+    if strangers or len(args) > len(inputs):
+        raise DataError(
+            f"input {strangers[0]}" if strangers else f"input {len(inputs)}",
+            "the model has no such input",
+            f"Give {', '.join(names)}",
+        )
+    for item in inputs:
+        if item["name"] not in given:
+            raise DataError(
+                f"input {item['name']}", "the model needs it, it was not given", "Give it"
+            )
+        _check_input(item, given[item["name"]])
+    positional = tuple(given[i["name"]] for i in inputs if isinstance(i["key"], int))
+    return positional, {i["key"]: given[i["name"]] for i in inputs if isinstance(i["key"], str)}
 
 
 def run_flat(module: fx.GraphModule, batch: Batch) -> list[Any]:

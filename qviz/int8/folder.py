@@ -22,6 +22,8 @@ from qviz.store_files import TEMPORARY, replace_file
 FORMAT = "qviz-int8"
 VERSION = 1
 MANIFEST = "checkpoint.json"
+#: What nothing can be loaded without.
+NEEDED = {"files": dict, "inputs": list, "calls": dict, "float_bytes": int}
 EXPORT_AGAIN = "Export the checkpoint again, or copy the whole folder again"
 
 
@@ -107,8 +109,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"version {found.get('version')} is not {VERSION}, the one this qviz reads",
             "Install the qviz that wrote it, or export again",
         )
-    if not isinstance(found.get("files"), dict):
-        raise CheckpointError(str(path), 'it is damaged: "files" is missing', EXPORT_AGAIN)
+    for key, kind in NEEDED.items():
+        if not isinstance(found.get(key), kind):
+            raise CheckpointError(str(path), f'it is damaged: "{key}" is missing', EXPORT_AGAIN)
     return found
 
 

@@ -68,6 +68,8 @@ class Verification:
         parity: every integer call against the simulation.
         samples: of the data.
         metric: its name.
+        reference: what a metric compares with that needs the float model's outputs: the float twin
+            of the program, whose weights are rounded; None for other metrics.
         int8: metric of the integer program.
         simulated: metric of the same program in simulated arithmetic.
         recorded: metrics the manifest has from the time of export, of ``float`` and ``simulated``;
@@ -85,6 +87,7 @@ class Verification:
     parity: Parity
     samples: int
     metric: str
+    reference: str | None
     int8: float
     simulated: float
     recorded: dict[str, float]
@@ -168,6 +171,7 @@ def verify(
         parity=comparison.result(),
         samples=data.count,
         metric=measure.name,
+        reference=None if reference is None else "float twin",
         int8=score(measure, outputs, labels, reference).value,
         simulated=score(measure, wanted, labels, reference).value,
         recorded=_recorded(checkpoint, measure, data),
