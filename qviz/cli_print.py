@@ -41,6 +41,8 @@ def number(value: float | None, *, signed: bool = False) -> str:
 
 def percent(value: float | None, *, signed: bool = False) -> str:
     """``0.0123`` as ``1.23 %``."""
+    if value is not None and abs(value) < 1e-12:  # a sum of changes that cancel
+        value = 0.0
     return "-" if value is None else f"{number(100 * value, signed=signed)} %"
 
 

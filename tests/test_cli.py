@@ -305,7 +305,7 @@ def test_a_number_has_three_significant_digits(value: float | None, text: str) -
 def test_a_change_has_its_sign() -> None:
     assert cli_print.percent(0.00123, signed=True) == "+0.123 %"
     assert cli_print.percent(-0.5, signed=True) == "-50.0 %"
-    assert cli_print.percent(0.0, signed=True) == "0 %"
+    assert cli_print.percent(-6e-16, signed=True) == "0 %"
 
 
 def test_counts_have_prefixes() -> None:
