@@ -73,7 +73,7 @@ def sensitivity(result: Sensitivity) -> dict[str, object]:
 def search(result: SearchResult) -> dict[str, object]:
     """What a search found, with its whole curve."""
     return {
-        "reached": result.reached and len(result.best.skipped) < result.quantizable,
+        "reached": result.reached,
         "max_drop": result.max_drop,
         "method": result.method,
         "skipped": result.best.skipped,

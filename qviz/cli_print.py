@@ -255,11 +255,6 @@ def _given_back(point: SkipPoint, result: SearchResult) -> str:
 def search_lines(result: SearchResult) -> str:
     """What was found, in a sentence or two."""
     best = result.best
-    if result.reached and not any_int8(result):
-        return (
-            f"Only with all {result.quantizable} ops in float is the drop within the target of "
-            f"{percent(result.max_drop)}: no int8 model reaches it."
-        )
     verdict = "within" if result.reached else "NOT within"
     text = (
         f"{len(best.skipped)} of {result.quantizable} ops left in float "
@@ -273,11 +268,6 @@ def search_lines(result: SearchResult) -> str:
     if result.flat and best.skipped:
         text += " Sensitivity is flat: no small set of ops explains the loss."
     return text
-
-
-def any_int8(result: SearchResult) -> bool:
-    """Whether the best point leaves anything int8: float itself is always within the target."""
-    return len(result.best.skipped) < result.quantizable
 
 
 def evaluation_lines(found: Evaluation) -> str:

@@ -95,7 +95,7 @@ def search(job: Job) -> tuple[str, dict[str, object], int]:
         f"{_skipped(found)}\n{_next(job)}"
     )
     result = {"calibrator": recipe.calibrator, **as_json.search(found), "recipe": _recipe_path(job)}
-    return text, result, 0 if found.reached and show.any_int8(found) else 1
+    return text, result, 0 if found.reached else 1
 
 
 def run(job: Job) -> tuple[str, dict[str, object], int]:
@@ -117,7 +117,7 @@ def run(job: Job) -> tuple[str, dict[str, object], int]:
         "recipe": _recipe_path(job),
     }
     text = _report(job, rows, recipe, ranking, found, best)
-    return text, result, 0 if found.reached and show.any_int8(found) else 1
+    return text, result, 0 if found.reached else 1
 
 
 def _report(

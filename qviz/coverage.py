@@ -64,6 +64,9 @@ def _row(
         status, reason = _passed_on(op, graph, int8_tensors)
     else:
         status, reason = _status(op, decisions)
+        host = _host(op, graph)
+        if host is not None and _status(host, decisions)[0] == "int8":
+            status, reason = "int8", f"part of {host.name}: applied before rounding"
     return CoverageRow(
         op.name, op.type, status, reason, op.macs, op.parameters, op.shape, op.source
     )
@@ -75,6 +78,21 @@ def _passed_on(op: Op, graph: Graph, int8_tensors: set[str]) -> tuple[Status, st
     if int8_tensors.intersection(t.root for t in made):
         return "int8", "passes codes on with their scale"
     return "float", "passes on what it reads, and that is float"
+
+
+#: Activations that an integer kernel applies to its accumulator before it rounds.
+_APPLIED_BY_KERNELS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}
+
+
+def _host(op: Op, graph: Graph) -> Op | None:
+    """The op whose kernel applies this activation, None if it is computed by itself."""
+    if op.type not in _APPLIED_BY_KERNELS or len(op.reads) != 1:
+        return None
+    host = graph.ops.get(op.reads[0])
+    if host is None or not host.quantizable or host.type == "matmul":
+        return None
+    readers = [o for o in graph.ops.values() if host.name in o.reads]
+    return host if len(readers) == 1 else None
 
 
 def _status(op: Op, decisions: dict[str, Decision] | None) -> tuple[Status, str]:

@@ -19,7 +19,7 @@ from qviz.errors import DataError
 from qviz.loading_weights import CHECKPOINTS, read_tensors
 
 INPUT_NAMES = ("images", "inputs", "x")
-TARGET_NAMES = ("labels", "targets", "y")
+TARGET_NAMES = ("labels", "targets", "label", "target", "y")
 #: Endings of files that hold arrays.
 ARRAY_FILES = (".npz", ".safetensors", *CHECKPOINTS)
 #: An archive that unpacks to more is refused.

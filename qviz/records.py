@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from qviz.evaluate import Evaluation
+from qviz.graph import Graph
 from qviz.histogram import Histogram
+from qviz.metrics import Metric
 from qviz.recipe import Recipe
 from qviz.sensitivity import Measured
 from qviz.store import RunFolder
@@ -28,25 +30,47 @@ from qviz.store import RunFolder
 KEEP_OUTPUTS = 64 << 20
 
 
-def digest(recipe: Recipe) -> str:
-    """Short name of a recipe's content."""
-    return hashlib.blake2b(recipe.to_json().encode(), digest_size=8).hexdigest()
+def digest(recipe: Recipe, graph: str = "") -> str:
+    """Short name of a recipe's content, applied to the graph of that key."""
+    return _short(recipe.to_json() + graph)
 
 
-def write_histograms(run: RunFolder | None, histograms: Mapping[str, Histogram]) -> None:
-    """Keep the histograms of one pass."""
+def graph_key(graph: Graph) -> str:
+    """Short name of a graph: its ops and what was folded into them."""
+    return _short(repr((list(graph.ops), sorted(graph.folded.items()))))
+
+
+def metric_key(metric: Metric) -> str:
+    """Short name of a metric; a user's function counts with its code, which may be edited."""
+    code = getattr(metric.corpus, "__code__", None)
+    if code is None:
+        return metric.name
+    plain = [
+        c for c in code.co_consts if isinstance(c, int | float | str)
+    ]  # the rest has addresses
+    return f"{metric.name}-{_short(repr((code.co_code, plain, code.co_names)))}"
+
+
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def write_histograms(
+    run: RunFolder | None, graph: str, histograms: Mapping[str, Histogram]
+) -> None:
+    """Keep the histograms of one pass of the graph of that key."""
     if run is None:
         return
-    arrays: dict[str, np.ndarray] = {"names": np.array(list(histograms))}
+    arrays: dict[str, np.ndarray] = {"names": np.array(list(histograms)), "graph": np.array(graph)}
     for index, histogram in enumerate(histograms.values()):
         arrays |= {f"{index}/{k}": v for k, v in histogram.to_arrays().items()}
     run.write_arrays("histograms", arrays)
 
 
-def read_histograms(run: RunFolder | None) -> dict[str, Histogram] | None:
-    """The histograms kept, None if the pass was not finished."""
+def read_histograms(run: RunFolder | None, graph: str) -> dict[str, Histogram] | None:
+    """The histograms kept, None if the pass was not finished, or was of another graph."""
     arrays = None if run is None else run.read_arrays("histograms")
-    if arrays is None:
+    if arrays is None or str(arrays["graph"]) != graph:
         return None
     found: dict[str, dict[str, np.ndarray]] = {}
     for key, value in arrays.items():
@@ -73,8 +97,11 @@ def read_outputs(run: RunFolder | None, key: str) -> Tensor | None:
 def write_evaluation(
     run: RunFolder | None, key: str, recipe: Recipe | None, result: Evaluation
 ) -> None:
-    """Note a measured recipe, once."""
-    if run is None or any(row["key"] == key for row in run.rows("evaluations")):
+    """Note a measured recipe, once per metric."""
+    if run is None:
+        return
+    noted = {(row["key"], row["metric"]) for row in run.rows("evaluations")}
+    if (key, result.metric.name) in noted:
         return
     run.append(
         "evaluations",

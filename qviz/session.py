@@ -88,6 +88,7 @@ class Session:
         self.memory_budget = memory_budget
         self._seed = seed
         self._simulator = Simulator(graph)
+        self._names = records.graph_key(graph)
         self._lock = threading.RLock()
         self._calibration: Calibration | None = None
         self._reference: Outputs | None = None
@@ -119,11 +120,11 @@ class Session:
         with self._lock:
             grid = profile(self._profile).activation_grid(8)
             if self._calibration is None:
-                histograms = records.read_histograms(self.run)
+                histograms = records.read_histograms(self.run, self._names)
                 if histograms is None:
                     data = self.calibration_data
                     histograms = observe(self._simulator.program, data, progress=progress)
-                    records.write_histograms(self.run, histograms)
+                    records.write_histograms(self.run, self._names, histograms)
                 self.warnings += calibrating.unseen_warnings(self.graph, histograms)
             else:
                 histograms = dict(self._calibration.histograms)
@@ -193,7 +194,7 @@ class Session:
         Measured once per recipe: the result is kept in the session and in the run folder.
         """
         with self._lock:
-            key = "float" if recipe is None else records.digest(recipe)
+            key = "float" if recipe is None else records.digest(recipe, self._names)
             if key not in self._evaluations:
                 reference = self.reference(progress=progress)
                 made = self._outputs(recipe, reference, key, progress)
@@ -274,7 +275,10 @@ class Session:
                 guess = self.proxy(
                     recipe, operands=operands, granularity=granularity, progress=progress
                 )
-            key = f"{records.digest(recipe)} {mode} {operands} {granularity} {self.metric.name}"
+            # a part's samples depend on how the data was cut, its scores on the metric
+            cut = f"{self._batch_size} {self.memory_budget}"
+            what = f"{records.digest(recipe)} {self._names} {records.metric_key(self.metric)}"
+            key = f"{what} {mode} {operands} {granularity} {cut}"
             return measure(
                 self._simulator,
                 self._evaluation(),
@@ -373,7 +377,7 @@ class Session:
             raise MetricError(
                 self.metric.name,
                 f"needs labels, {self.evaluation_data.name} has none",
-                "Give targets, or measure with metric='agreement'",
+                "Give targets, or measure agreement instead",
             )
         return self.evaluation_data
 

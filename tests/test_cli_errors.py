@@ -272,8 +272,8 @@ def test_a_metric_that_needs_labels_says_so(
     write_data(tmp_path / "e.npz", images(40, 1), None)
     line = said(evaluation(project, tmp_path / "e.npz", "--metric", "top1"), capsys)
     assert line == (
-        f"top1: needs labels, {tmp_path / 'e.npz'} has none. Give targets, or measure with "
-        "metric='agreement'."
+        f"top1: needs labels, {tmp_path / 'e.npz'} has none. Give targets, or measure agreement "
+        "instead."
     )
 
 

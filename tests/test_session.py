@@ -163,8 +163,7 @@ def test_accuracy_without_labels_message(model: nn.Module) -> None:
     with pytest.raises(MetricError) as caught:
         session.evaluate(session.recipe("max"))
     assert str(caught.value) == (
-        "top1: needs labels, evaluation data has none. "
-        "Give targets, or measure with metric='agreement'."
+        "top1: needs labels, evaluation data has none. Give targets, or measure agreement instead."
     )
 
 

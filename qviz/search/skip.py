@@ -114,7 +114,7 @@ def search(
     best = walk.greedy() if method == "greedy" else walk.bisect()
     return SearchResult(
         recipe=recipe.skip(*best.skipped),
-        reached=best.drop <= max_drop,
+        reached=best.drop <= max_drop and len(best.skipped) < len(walk.ranking),
         max_drop=max_drop,
         best=best,
         curve=tuple(walk.curve),
@@ -181,7 +181,7 @@ class _Walk:
     def greedy(self) -> SkipPoint:
         """Skip the worst until within the target, then give back what is not needed."""
         point = self.point((), "add")
-        for count in range(1, len(self.ranking) + 1):
+        for count in range(1, len(self.ranking)):  # with every op in float nothing is won
             if point.drop <= self.max_drop:
                 break
             point = self.point(tuple(self.ranking[:count]), "add")
@@ -200,8 +200,8 @@ class _Walk:
         self.report.total = len(self.ranking).bit_length() + 2
         if (all_int8 := self.point((), "bisect")).drop <= self.max_drop:
             return all_int8
-        low, high = 0, len(self.ranking)
-        found = self.point(tuple(self.ranking), "bisect")
+        low, high = 0, max(1, len(self.ranking) - 1)  # with every op in float nothing is won
+        found = self.point(tuple(self.ranking[:high]), "bisect")
         if found.drop > self.max_drop:
             return self.lowest()
         while high - low > 1:
