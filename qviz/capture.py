@@ -113,6 +113,7 @@ def _export(model: nn.Module, batch: Batch, name: str) -> ExportedProgram:
         {k: dynamic(v) for k, v in batch.kwargs.items()},
     )
     spec = _by_name(model, batch, shapes)
+    batch = batch.copy()  # torch.export leaves marks on the tensors it traces with
     with _silence(), torch.no_grad(), _evaluation_mode(model):
         try:
             return torch.export.export(
@@ -368,7 +369,9 @@ def _operands(node: fx.Node, name: str, facts: Facts) -> tuple[Operand, ...]:
         return both(activation(1, "0"), activation(2, "1"))
     if target in optypes.MATMULS and target is not aten.baddbmm.default:
         if isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr":
-            return both(activation(0, "input"), weight(1, node.args[1].meta["val"].dim() - 1))
+            # a stored matrix is a linear layer's weight; stored vectors and stacks have no kernel
+            matrix = node.args[1].meta["val"].dim() == 2
+            return both(activation(0, "input"), weight(1, 1)) if matrix else ()
         return both(activation(0, "0"), activation(1, "1"))
     if target in optypes.ADDS and optypes.add_reason(node) is None:
         fused = _fused_operand(node, facts)
