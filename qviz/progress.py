@@ -21,6 +21,7 @@ class Progress:
         total: units in all.
         elapsed: seconds since the verb began.
         message: what the last unit was.
+        known: units that were finished before the verb began.
     """
 
     verb: str
@@ -28,11 +29,13 @@ class Progress:
     total: int
     elapsed: float
     message: str = ""
+    known: int = 0
 
     @property
     def remaining(self) -> float | None:
         """Seconds left if the rest goes as fast, None before the first unit."""
-        return self.elapsed / self.done * (self.total - self.done) if self.done else None
+        own = self.done - self.known
+        return self.elapsed / own * (self.total - self.done) if own > 0 else None
 
 
 OnProgress = Callable[[Progress], None]
@@ -41,9 +44,9 @@ OnProgress = Callable[[Progress], None]
 class Reporter:
     """Counts units of one verb and tells the callback, if there is one."""
 
-    def __init__(self, verb: str, total: int, tell: OnProgress | None) -> None:
+    def __init__(self, verb: str, total: int, tell: OnProgress | None, known: int = 0) -> None:
         self.verb, self.total, self._tell = verb, total, tell
-        self.done = 0
+        self.done = self._known = known
         self._start = time.monotonic()
 
     def step(self, message: str = "", units: int = 1) -> None:
@@ -51,4 +54,4 @@ class Reporter:
         self.done += units
         if self._tell is not None:
             elapsed = time.monotonic() - self._start
-            self._tell(Progress(self.verb, self.done, self.total, elapsed, message))
+            self._tell(Progress(self.verb, self.done, self.total, elapsed, message, self._known))

@@ -51,6 +51,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "coverage",
         "evaluate",
         "proxy",
+        "ranking",
+        "scoreboard",
         "sensitivity",
         "sweep",
         "search.*",
