@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qviz.rewrite import CONVS, TRANSPOSED_CONVS, aten, get_attr, has_attr, insert_call, set_attr
+from qviz.rewrite import (
+    CONVS,
+    TRANSPOSED_CONVS,
+    aten,
+    get_attr,
+    has_attr,
+    insert_call,
+    set_attr,
+    stem_of,
+)
 
 _PLAIN = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
 _TRANSPOSED = {
@@ -85,7 +94,8 @@ def _stored(module: fx.GraphModule, reader: fx.Node, weight: fx.Node) -> fx.Node
     source = weight
     while source.op != "get_attr":
         source = source.all_input_nodes[0]
-    stem = str(source.target).partition(".parametrizations.")[0].removesuffix(".weight")
+    path, parametrized, _ = str(source.target).partition(".parametrizations.")
+    stem = path if parametrized else stem_of(path)
     name, number = f"{stem}.weight", 0
     while has_attr(module, name):
         number += 1

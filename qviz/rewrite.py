@@ -36,9 +36,10 @@ TRANSPOSED_CONVS = {
     aten.conv_transpose3d.input: "conv_transpose3d",
 }
 
-_DROPOUTS = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
 _NOOPS = {
-    *_DROPOUTS,
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
     aten.detach.default,
     aten.alias.default,
     aten.clone.default,
@@ -129,8 +130,8 @@ def _shares_memory(node: fx.Node) -> bool:
     """Whether the result may be a view of an argument, which a mutation would reach too."""
     if node.op != "call_function":
         return False
-    if not isinstance(node.target, torch._ops.OpOverload) or node.target in _DROPOUTS:
-        return True  # a part of a split; a dropout that is off
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return True  # a part of a split
     schema = node.target._schema
     # an in-place op returns what it was given, and its readers are pointed to that anyway
     return not schema.is_mutable and any(a.alias_info is not None for a in schema.arguments)
@@ -168,6 +169,8 @@ def drop_noops(module: fx.GraphModule) -> None:
             (node.op == "call_module" and node.target == "_guards_fn")
             or (node.op == "call_function" and "assert" in str(node.target))
             or "sym_constrain_range" in str(node.target)
+            # what the model would leave behind in an input or a buffer
+            or (node.target is aten.copy_.default and not node.users)
         ):
             graph.erase_node(node)
         elif node.op != "call_function":
@@ -306,7 +309,7 @@ def _fold(module: fx.GraphModule, node: fx.Node, norm: fx.Node) -> None:
     if beta is not None:
         new_bias = new_bias + beta
     new_weight = _scale_outputs(weight, factor, node)
-    stem = weight_node.target.removesuffix(".weight")
+    stem = stem_of(weight_node.target)
     name = _free_name(module, node, stem, {weight_node, bias_node})
     set_attr(module, f"{name}.weight", new_weight.float())
     set_attr(module, f"{name}.bias", new_bias.float())
@@ -317,6 +320,11 @@ def _fold(module: fx.GraphModule, node: fx.Node, norm: fx.Node) -> None:
     nodes[1].meta["val"] = norm.args[3].meta["val"]  # type: ignore[union-attr]
     node.args = (node.args[0], *nodes, *node.args[3:])
     node.kwargs = {k: v for k, v in node.kwargs.items() if k != "bias"}
+
+
+def stem_of(target: str) -> str:
+    """``conv`` for ``conv.weight``; something that is no tensor yet for any other parameter."""
+    return target.removesuffix(".weight") if target.endswith(".weight") else f"{target}_folded"
 
 
 def _free_name(
