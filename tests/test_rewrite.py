@@ -362,8 +362,8 @@ def test_torch_s_own_attention_module_shows_its_products(batch_first: bool, weig
 
         def forward(self, x: Tensor) -> Tensor:
             y = x if batch_first else x.transpose(0, 1)
-            y, _ = self.attn(y, y, y, need_weights=weights)
-            return y if batch_first else y.transpose(0, 1)
+            out: Tensor = self.attn(y, y, y, need_weights=weights)[0]
+            return out if batch_first else out.transpose(0, 1)
 
     graph = check(Torch(), TOKENS)
     assert [op.type for op in graph.quantizable] == ["linear", "matmul", "matmul", "linear"]
