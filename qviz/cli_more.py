@@ -94,6 +94,7 @@ def app(options: argparse.Namespace) -> int:
 
     model, calibration, evaluation = options.model, options.calibration, options.evaluation
     run: str | None = None
+    weights, preprocessing, profile = options.weights, options.preprocessing, options.profile
     with contextlib.ExitStack() as stack:
         if model is not None and (Path(model) / "manifest.json").exists():
             run = str(Path(model).resolve())
@@ -101,5 +102,17 @@ def app(options: argparse.Namespace) -> int:
             model = again.model
             calibration = calibration or again.calibration
             evaluation = evaluation or again.evaluation
-        launch(model, calibration, evaluation, run, port=options.port, headless=options.headless)
+            weights, profile = again.weights, again.profile
+            preprocessing = preprocessing or again.preprocessing
+        launch(
+            model,
+            calibration,
+            evaluation,
+            run,
+            weights=weights,
+            preprocessing=preprocessing,
+            profile=profile,
+            port=options.port,
+            headless=options.headless,
+        )
     return 0
