@@ -18,7 +18,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from qviz.rewrite import CONVS, TRANSPOSED_CONVS, aten
 
-#: Functional op -> the op that overwrites its first argument.
+#: Functional op -> the op that overwrites its first argument. Both give the same bits in the same
+#: memory format, so that a resumed run equals a full one (masked_fill changes the format).
 IN_PLACE: dict[Any, Any] = {
     aten.relu.default: aten.relu_.default,
     aten.relu6.default: aten.relu6_.default,
@@ -33,7 +34,6 @@ IN_PLACE: dict[Any, Any] = {
     aten.tanh.default: aten.tanh_.default,
     aten.add.Tensor: aten.add_.Tensor,
     aten.mul.Tensor: aten.mul_.Tensor,
-    aten.masked_fill.Scalar: aten.masked_fill_.Scalar,
 }
 #: Ops whose result is a block of memory of its own, so that overwriting it changes nothing else.
 FRESH = {

@@ -14,6 +14,7 @@ from functools import cached_property
 from torch import Tensor
 
 from qviz.affine import QuantParams, fake_quantize, range_params, weight_params
+from qviz.errors import NotFiniteError
 from qviz.execute import Edit, Edits, Program
 from qviz.graph import Graph, Operand
 from qviz.profiles import profile
@@ -84,7 +85,14 @@ class Simulator:
         key = (operand.name, bits, per_channel)
         if key not in self._weights:
             value = self.program.parameter(operand.tensor)
-            params = weight_params(value, bits, operand.axis if per_channel else None)
+            try:
+                params = weight_params(value, bits, operand.axis if per_channel else None)
+            except NotFiniteError as error:
+                raise NotFiniteError(
+                    f"weight {operand.tensor}",
+                    error.reason,
+                    f"Load the weights again, or leave {operand.op} in float",
+                ) from None
             self._weights[key] = (params, fake_quantize(value, params))
         return self._weights[key]
 
