@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from qviz import naming, optypes, rewrite
+from qviz import contexts, naming, optypes, rewrite
 from qviz.data import Batch
 from qviz.errors import DataError, UnsupportedModelError
 from qviz.facts import Facts
@@ -60,7 +60,7 @@ def capture(
     else:
         program = model
     symbols = _batch_symbols(model, program, batch, name)
-    module = _own_module(program)
+    module = _own_module(program, name)
     rewrite.drop_noops(module)
     normalize(module)
     rewrite.decompose_attention(module)
@@ -202,14 +202,16 @@ def _batch_symbols(
     return symbols
 
 
-def _own_module(program: ExportedProgram) -> fx.GraphModule:
+def _own_module(program: ExportedProgram, name: str) -> fx.GraphModule:
     """A functional copy of the program with weights of its own."""
     with _silence():
         module = program.module(check_guards=False)
         assert isinstance(module, fx.GraphModule)
+        contexts.inline(module, name)
         if not rewrite.functionalize(module) or rewrite.mutates(module):
             module = program.run_decompositions({}).module(check_guards=False)
             assert isinstance(module, fx.GraphModule)
+            contexts.inline(module, name)
     for node in module.graph.nodes:
         if node.op == "get_attr":
             value = rewrite.get_attr(module, node.target)

@@ -80,7 +80,9 @@ class Facts:
             through = plain and optypes.passes_codes(node)
             if through or getattr(node.target, "__name__", "") == "getitem":
                 source = node.args[0]
-                if isinstance(source, fx.Node) and (through or _has_codes(source)):
+                # a stored token spread over the batch has no data of its own to observe
+                known = isinstance(source, fx.Node) and self.depends[source]
+                if isinstance(source, fx.Node) and known and (through or _has_codes(source)):
                     node = source
                     continue
             return node

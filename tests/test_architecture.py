@@ -35,6 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "capture",
         "rewrite",
         "normalize",
+        "contexts",
         "naming",
         "facts",
         "optypes",

@@ -546,3 +546,20 @@ def test_values_of_unknown_number_have_no_cost_and_an_open_shape() -> None:
     graph = captured(Call(lambda self, x: x[x > 0].exp()), VECTORS)
     assert graph.tensors["exp"].shape == (-1,)
     assert graph.macs == 0
+
+
+class _Token(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.ones(1, 6))
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x) + self.token.expand(x.shape[0], -1)
+        return y
+
+
+def test_a_stored_token_spread_over_the_batch_is_observed_where_it_is_spread() -> None:
+    graph = captured(_Token(), VECTORS)
+    assert [o.tensor for o in graph.operands.values() if o.op == "add"] == ["linear", "expand"]
+    assert graph.tensors["expand"].batch_dim == 0
