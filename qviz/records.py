@@ -70,7 +70,7 @@ def write_histograms(
 def read_histograms(run: RunFolder | None, graph: str) -> dict[str, Histogram] | None:
     """The histograms kept, None if the pass was not finished, or was of another graph."""
     arrays = None if run is None else run.read_arrays("histograms")
-    if arrays is None or str(arrays["graph"]) != graph:
+    if arrays is None or "graph" not in arrays or str(arrays["graph"]) != graph:
         return None
     found: dict[str, dict[str, np.ndarray]] = {}
     for key, value in arrays.items():
