@@ -166,7 +166,9 @@ def _flips(quantized: Tensor, reference: Outputs) -> tuple[tuple[Flip, ...], flo
     if values.dim() != 2 or values.shape[1] < 2:
         return (), None
     before, after = values.argmax(1), quantized.argmax(1)
-    labels = targets if targets is not None and targets.dim() == 1 else None
+    column = targets is not None and targets.shape == (len(values), 1)
+    labels = targets[:, 0] if targets is not None and column else targets
+    labels = labels if labels is not None and labels.dim() == 1 else None
     if labels is not None and labels.is_floating_point():
         labels = None
     flips = tuple(

@@ -113,6 +113,12 @@ def test_mcnemar_counts_flips_to_right_against_flips_to_wrong() -> None:
     assert found.p_value == 1.0
 
 
+def test_labels_in_one_column_are_labels() -> None:
+    found = evaluated(predict(1, 0, 0, 1), predict(0, 1, 2, 0), LABELS[:, None])
+    assert (found.p_value, found.change) == (0.125, -1.0)
+    assert [f.target for f in found.flips] == LABELS.tolist()
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=1, max_size=30))
 def test_flips_are_the_samples_whose_prediction_differs(
