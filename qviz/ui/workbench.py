@@ -44,9 +44,9 @@ def choices() -> Sequence[Start]:
     """What can be opened: the model of the command line if there is one, then the samples."""
     asked = start()
     shipped = [Start(model=f"sample:{sample.name}") for sample in samples()]
-    if asked.model is None or asked in shipped:
+    if asked.model is None:
         return shipped
-    return [asked, *shipped]
+    return [asked, *(choice for choice in shipped if choice != asked)]
 
 
 def opened(choice: Start, bar: DeltaGenerator) -> Opened:
