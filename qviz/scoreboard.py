@@ -89,20 +89,35 @@ class Scoreboard:
 
     def order(self) -> list[str]:
         """Names, worst first by what is known so far."""
-        return sorted(self.groups, key=lambda key: -self._row(key).divergence)
 
-    def _joined(self, key: str) -> tuple[Tensor, Scores, Scores, Tensor] | None:
-        """Divergence, own scores, the base's scores and the sample indices of one key."""
+        def known(key: str) -> float:  # the mean alone: intervals are for rows that are shown
+            measured = self._divergence(key)
+            return self.proxy.get(key, 0.0) if measured is None else float(measured[0].mean())
+
+        return sorted(self.groups, key=lambda key: -known(key))
+
+    def _divergence(self, key: str) -> tuple[Tensor, Tensor] | None:
+        """Divergence per sample and the sample indices of one key, None if nothing is measured."""
         parts = [p for _, p in sorted(self.parts[key].items())]
         if not parts:
             return None
         rows = torch.cat([torch.arange(p.start, p.start + len(p.divergence)) for p in parts])
         divergence = torch.cat([p.divergence for p in parts])
-        values = self.reference.values[rows]
-        targets = None if self.reference.targets is None else self.reference.targets[rows]
+        if self.base_divergence is not None:
+            divergence = self.base_divergence[rows] - divergence
+        return divergence, rows
+
+    def _joined(self, key: str) -> tuple[Tensor, Scores, Scores, Tensor] | None:
+        """Divergence, own scores, the base's scores and the sample indices of one key."""
+        measured = self._divergence(key)
+        if measured is None:
+            return None
+        divergence, rows = measured
+        parts = [p for _, p in sorted(self.parts[key].items())]
         if parts[0].outputs is not None:
             outputs = torch.cat([p.outputs for p in parts if p.outputs is not None])
-            own = score(self.metric, outputs, targets, values)
+            targets = None if self.reference.targets is None else self.reference.targets[rows]
+            own = score(self.metric, outputs, targets, self.reference.values[rows])
         else:
             per_sample = torch.cat([p.scores for p in parts if p.scores is not None])
             own = Scores(self.metric.name, float(per_sample.mean()), len(rows), per_sample)
@@ -110,8 +125,6 @@ class Scoreboard:
         if base.per_sample is not None:
             kept = base.per_sample[rows]
             base = Scores(base.metric, float(kept.mean()), len(rows), kept)
-        if self.base_divergence is not None:
-            divergence = self.base_divergence[rows] - divergence
         return divergence, own, base, rows
 
     def _row(self, key: str) -> SensitivityRow:
@@ -149,8 +162,8 @@ class Scoreboard:
         groups: Sequence[int] = range(len(rows))
         complete = self.complete
         if ties and complete:
-            joined = [self._joined(r.name) for r in rows]
-            groups = tie_groups([_scores(j[0]) for j in joined if j is not None])
+            measured = [self._divergence(r.name) for r in rows]
+            groups = tie_groups([_scores(m[0]) for m in measured if m is not None])
         ranked = tuple(
             replace(r, rank=i, tie=g) for i, (r, g) in enumerate(zip(rows, groups, strict=True))
         )

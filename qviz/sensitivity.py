@@ -12,6 +12,7 @@ The exact sweep starts each op from kept values (``sweep.py``). Before it the gr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 from qviz.data import Data
 from qviz.errors import RecipeError
@@ -133,7 +134,8 @@ def measure(
     report = Reporter("sensitivity", len(groups) * data.count, progress, known=board.samples_done())
 
     def edits(names: tuple[str, ...]) -> Callable[[], Edits]:
-        return lambda: simulator.edits(variant(recipe, names, mode))
+        # kept: every shard of the data asks again
+        return cache(lambda: simulator.edits(variant(recipe, names, mode)))
 
     parts = sweep(
         simulator,
