@@ -334,6 +334,8 @@ def _float_reason(node: fx.Node, facts: Facts) -> str:
         return optypes.float_reason(node)
     if kind == "add" and optypes.add_reason(node) is None:
         return "adds a constant"
+    if kind.startswith("conv_transpose") and len(node.args) > 6 and node.args[6] != 1:
+        return "grouped transposed convolution has no int8 arithmetic"
     if kind in ("linear", "matmul") or kind.startswith("conv"):
         return "its operands are not an activation and a stored weight, or two activations"
     return optypes.float_reason(node)

@@ -563,3 +563,9 @@ def test_a_stored_token_spread_over_the_batch_is_observed_where_it_is_spread() -
     graph = captured(_Token(), VECTORS)
     assert [o.tensor for o in graph.operands.values() if o.op == "add"] == ["linear", "expand"]
     assert graph.tensors["expand"].batch_dim == 0
+
+
+def test_a_grouped_transposed_convolution_is_float_for_that_reason() -> None:
+    model = made(nn.Sequential(nn.ConvTranspose2d(4, 4, 3, groups=2)))
+    graph = capture(model, batch(torch.randn(2, 4, 5, 5)))
+    assert graph.ops["0"].reason == "grouped transposed convolution has no int8 arithmetic"
