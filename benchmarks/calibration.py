@@ -1,6 +1,6 @@
 """Calibration: histograms of all tensors and all candidate ranges, against one plain forward.
 
-    python benchmarks/calibration.py [--images 128] [--batch 32] [--turns 5] [--threads 1]
+    python benchmarks/calibration.py [--images 128] [--batch 32] [--turns 3] [--threads 1]
 
 The reference is an eager forward pass of the user's model, as it is, over the same images in the
 same batches. The contender is everything ``Session.calibrate`` does after capture: the pass that
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=list(TIMED.values()))
     parser.add_argument("--peak", choices=["forward", "calibration", "activations"])
