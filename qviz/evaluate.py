@@ -9,6 +9,7 @@ all for most ops while the divergence tells them apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,6 +102,21 @@ def outputs(
             targets.append(batch.targets)
         report.step("", batch.size)
     return Outputs(torch.cat(made), torch.cat(targets) if targets else None)
+
+
+def extremes(program: Program, seen: dict[str, tuple[float, float]]) -> Watch:
+    """A watch that notes the smallest and largest value of every observed tensor in ``seen``."""
+    graph = program.graph
+    watched = {program.slot_of_tensor[name]: name for name in graph.observed}
+
+    def watch(slot: int, value: Any) -> None:  # noqa: ANN401 - a step may give a tuple
+        name = watched.get(slot)
+        if name is not None:
+            low, high = (float(v) for v in torch.aminmax(value))
+            before = seen.get(name, (low, high))
+            seen[name] = (min(low, before[0]), max(high, before[1]))
+
+    return watch
 
 
 def first_output(values: list[object], size: int, program: Program) -> Tensor:

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from qviz import calibration as calibrating
@@ -24,8 +23,9 @@ from qviz.calibrators import DEFAULT_CANDIDATES
 from qviz.coverage import CoverageRow, coverage
 from qviz.data import Data
 from qviz.errors import DataError, MetricError
-from qviz.evaluate import Evaluation, Outputs, compare, outputs
+from qviz.evaluate import Evaluation, Outputs, compare, extremes, outputs
 from qviz.graph import Graph
+from qviz.live import Live
 from qviz.loading import LoadedModel
 from qviz.metrics import Metric
 from qviz.observe import observe
@@ -90,6 +90,8 @@ class Session:
         self._simulator = Simulator(graph)
         self._names = records.graph_key(graph)
         self._lock = threading.RLock()
+        # of its own: the app measures a recipe while a long verb holds the other
+        self._reference_lock = threading.RLock()
         self._calibration: Calibration | None = None
         self._reference: Outputs | None = None
         self._evaluations: dict[str, Evaluation] = {}
@@ -170,7 +172,7 @@ class Session:
 
         On the way it is seen whether evaluation leaves the calibrated ranges.
         """
-        with self._lock:
+        with self._reference_lock:
             if self._reference is None:
                 data = self._evaluation()
                 seen: dict[str, tuple[float, float]] = {}
@@ -179,7 +181,7 @@ class Session:
                     data,
                     batch_size=self._batch_size,
                     progress=progress,
-                    watch=_extremes(self._simulator, seen),
+                    watch=extremes(self._simulator.program, seen),
                 )
                 if self._calibration is not None:
                     histograms = self._calibration.histograms
@@ -193,14 +195,20 @@ class Session:
 
         Measured once per recipe: the result is kept in the session and in the run folder.
         """
-        with self._lock:
-            key = "float" if recipe is None else records.digest(recipe, self._names)
-            if key not in self._evaluations:
-                reference = self.reference(progress=progress)
-                made = self._outputs(recipe, reference, key, progress)
-                self._evaluations[key] = compare(made, reference, self.metric, seed=self._seed)
-                records.write_evaluation(self.run, key, recipe, self._evaluations[key])
-            return self._evaluations[key]
+        key = "float" if recipe is None else records.digest(recipe, self._names)
+        if key not in self._evaluations:
+            reference = self.reference(progress=progress)
+            made = self._outputs(recipe, reference, key, progress)
+            self._evaluations[key] = compare(made, reference, self.metric, seed=self._seed)
+            records.write_evaluation(self.run, key, recipe, self._evaluations[key])
+        return self._evaluations[key]
+
+    def live(self) -> Live:
+        """Measures recipes within about a second, on the first samples of the evaluation data."""
+        data = self._evaluation()
+        return Live(
+            self._simulator, data, self.metric, batch_size=self._batch_size, seed=self._seed
+        )
 
     def _outputs(
         self, recipe: Recipe | None, reference: Outputs, key: str, progress: OnProgress | None
@@ -380,20 +388,3 @@ class Session:
                 "Give targets, or measure agreement instead",
             )
         return self.evaluation_data
-
-
-def _extremes(
-    simulator: Simulator, seen: dict[str, tuple[float, float]]
-) -> Callable[[int, Any], None]:
-    """A watch that notes the smallest and largest value of every observed tensor."""
-    program = simulator.program
-    watched = {program.slot_of_tensor[name]: name for name in simulator.graph.observed}
-
-    def watch(slot: int, value: Any) -> None:  # noqa: ANN401 - a step may give a tuple
-        name = watched.get(slot)
-        if name is not None:
-            low, high = (float(v) for v in torch.aminmax(value))
-            before = seen.get(name, (low, high))
-            seen[name] = (min(low, before[0]), max(high, before[1]))
-
-    return watch

@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "scores",
         "intervals",
         "progress",
+        "diagnosis",
     ),
     "graph": (
         "graph",
@@ -46,11 +47,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "kernels",
         "observe",
     ),
-    "quantized model": ("recipe", "profiles", "simulate"),
+    "quantized model": ("recipe*", "profiles", "simulate"),
     "analysis": (
         "calibration",
         "coverage",
+        "estimate",
         "evaluate",
+        "live",
         "proxy",
         "ranking",
         "scoreboard",
@@ -69,8 +72,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "shipped",
         "store*",
     ),
-    "pictures": ("figures", "tables", "report"),
-    "session": ("session", "opening", "jobs"),
+    "pictures": ("figures*", "tables*", "report", "node_data"),
+    "session": ("session", "opening", "jobs", "background", "meter", "reporting"),
     "faces": ("cli*", "notebook", "ui.*", "__init__", "__main__"),
 }
 ORDER = tuple(GROUPS)
@@ -167,7 +170,7 @@ def test_streamlit_is_imported_only_by_the_app() -> None:
 
 
 def test_plotly_is_imported_only_where_pictures_are_made_or_shown() -> None:
-    allowed = ("qviz/figures.py", "qviz/report.py", "qviz/notebook.py", "qviz/ui/", "pages/")
+    allowed = ("qviz/figures", "qviz/report.py", "qviz/notebook.py", "qviz/ui/", "pages/")
     assert [name for name in files_that_import("plotly") if not name.startswith(allowed)] == []
 
 

@@ -1,0 +1,90 @@
+"""The verbs of a Session as work for a Job: each publishes what there is so far.
+
+    job = worker.submit("sensitivity", background.sensitivity(session, recipe))
+
+What is published and what is returned have the same type, so that whoever shows a job shows a
+running, a cancelled and a finished one alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qviz.calibration import CalibratorRow
+from qviz.evaluate import Evaluation
+from qviz.jobs import Job
+from qviz.recipe import Recipe
+from qviz.search.skip import Method, SearchResult, SkipPoint
+from qviz.sensitivity import Granularity, Mode, Operands, Sensitivity
+from qviz.session import Session
+
+
+def calibrators(session: Session) -> Callable[[Job], tuple[CalibratorRow, ...]]:
+    """Measure every candidate calibrator on the evaluation data."""
+    return lambda job: session.best_calibrator(progress=job.tell)
+
+
+def evaluation(session: Session, recipe: Recipe | None) -> Callable[[Job], Evaluation]:
+    """Measure one recipe on all evaluation data; None is the float model."""
+    return lambda job: session.evaluate(recipe, progress=job.tell)
+
+
+def sensitivity(
+    session: Session,
+    recipe: Recipe,
+    *,
+    mode: Mode = "only_this",
+    operands: Operands = "both",
+    granularity: Granularity = "op",
+) -> Callable[[Job], Sensitivity]:
+    """Rank ops or operands; publishes a ``Sensitivity`` after each measured part."""
+
+    def work(job: Job) -> Sensitivity:
+        return session.sensitivity(
+            recipe,
+            mode=mode,
+            operands=operands,
+            granularity=granularity,
+            on_rows=job.publish,
+            progress=job.tell,
+        )
+
+    return work
+
+
+def search(
+    session: Session,
+    recipe: Recipe,
+    *,
+    max_drop: float = 0.01,
+    method: Method = "greedy",
+    sensitivity: Sensitivity | None = None,
+) -> Callable[[Job], SearchResult]:
+    """Search the fewest ops to leave in float; publishes a tuple of ``SkipPoint`` as they come."""
+
+    def work(job: Job) -> SearchResult:
+        points: list[SkipPoint] = []
+
+        def note(point: SkipPoint) -> None:
+            points.append(point)
+            job.publish(tuple(points))
+
+        return session.search(
+            recipe,
+            max_drop=max_drop,
+            method=method,
+            sensitivity=sensitivity,
+            on_point=note,
+            progress=job.tell,
+        )
+
+    return work
+
+
+def export(
+    session: Session, recipe: Recipe, folder: Path, formats: Sequence[str] = ("checkpoint",)
+) -> Callable[[Job], dict[str, Any]]:
+    """Write a recipe in the formats asked for, each with its parity result."""
+    return lambda job: session.export(recipe, folder, formats=formats, progress=job.tell)
