@@ -6,9 +6,9 @@ opens a deep link first would never run this file (qviz/ui/main.py does the rout
 
 import streamlit as st
 
-from qviz.ui.launch import MAIN, server_options
+from qviz.ui.launch import MAIN, routes, server_options
 
-app = st.App(MAIN)
+app = st.App(MAIN, routes=routes())
 
 if __name__ == "__main__":
     app.run(config=server_options())

@@ -10,6 +10,7 @@ import inspect
 import io
 import logging
 import re
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -104,6 +105,10 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+#: The exporter keeps its state in globals: two at a time get in each other's way.
+_EXPORTING = threading.Lock()
+
+
 def _export(model: nn.Module, batch: Batch, name: str) -> ExportedProgram:
     def dynamic(x: Tensor) -> dict[int, Any] | None:
         return {0: Dim.AUTO} if x.dim() and x.shape[0] == batch.size else None
@@ -114,7 +119,7 @@ def _export(model: nn.Module, batch: Batch, name: str) -> ExportedProgram:
     )
     spec = _by_name(model, batch, shapes)
     batch = batch.copy()  # torch.export leaves marks on the tensors it traces with
-    with _silence(), torch.no_grad(), _evaluation_mode(model):
+    with _EXPORTING, _silence(), torch.no_grad(), _evaluation_mode(model):
         try:
             return torch.export.export(
                 model, batch.args, dict(batch.kwargs), dynamic_shapes=spec, strict=False

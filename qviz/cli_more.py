@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qviz import cli_json as as_json
 from qviz import cli_print as show
 from qviz.cli_open import check_recipe, prepare
-from qviz.cli_remember import opened_again
 from qviz.errors import DataError
 
 if TYPE_CHECKING:
@@ -90,29 +89,22 @@ def _captured(options: argparse.Namespace) -> Graph:
 
 def app(options: argparse.Namespace) -> int:
     """Open the app."""
-    from qviz.ui.launch import launch
+    from qviz.ui.launch import Start, launch
 
-    model, calibration, evaluation = options.model, options.calibration, options.evaluation
-    run: str | None = None
-    weights, preprocessing, profile = options.weights, options.preprocessing, options.profile
-    with contextlib.ExitStack() as stack:
-        if model is not None and (Path(model) / "manifest.json").exists():
-            run = str(Path(model).resolve())
-            again = stack.enter_context(opened_again(Path(run), options))
-            model = again.model
-            calibration = calibration or again.calibration
-            evaluation = evaluation or again.evaluation
-            weights, profile = again.weights, again.profile
-            preprocessing = preprocessing or again.preprocessing
-        launch(
-            model,
-            calibration,
-            evaluation,
-            run,
-            weights=weights,
-            preprocessing=preprocessing,
-            profile=profile,
-            port=options.port,
-            headless=options.headless,
-        )
+    start = Start(
+        model=options.model,
+        calibration=options.calibration,
+        evaluation=options.evaluation,
+        weights=options.weights,
+        preprocessing=options.preprocessing,
+        profile=options.profile,
+        metric=options.metric,
+    )
+    if options.model is not None and (Path(options.model) / "manifest.json").exists():
+        from qviz.ui.models import start_of_run
+
+        again = start_of_run(Path(options.model))
+        said = {k: v for k in ("calibration", "evaluation") if (v := getattr(start, k)) is not None}
+        start = replace(again, **said)
+    launch(start, port=options.port, headless=options.headless, allow_code=options.allow_code)
     return 0

@@ -231,6 +231,12 @@ def parser() -> Parser:
     made.add_argument("--weights", metavar="FILE", help="put into what a factory built")
     made.add_argument("--preprocessing", metavar="TOML", help="what is done to the pixels")
     made.add_argument("--profile", default="cuda", help="engine whose rules are followed")
+    made.add_argument("--metric", metavar="M", help="what is measured")
+    made.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="let the browser name a Python factory; importing it runs its code",
+    )
     made.add_argument("--port", type=positive, metavar="N", help="exactly this one")
     made.add_argument("--headless", action="store_true", help="do not open a browser")
     return top

@@ -87,9 +87,8 @@ def stored_options(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-@contextlib.contextmanager
-def opened_again(folder: Path, options: argparse.Namespace) -> Iterator[argparse.Namespace]:
-    """The options that a run was made with, in the working folder it was made in.
+def made_with(folder: Path, options: argparse.Namespace) -> tuple[argparse.Namespace, Path]:
+    """The options that a run was made with, and the working folder it was made in.
 
     Raises:
         RunFolderError: there is no run, or its options are not known.
@@ -106,5 +105,17 @@ def opened_again(folder: Path, options: argparse.Namespace) -> Iterator[argparse
         )
     known = {name: stored.get(name) for name in REMEMBERED}
     there = Path(str(stored.get("cwd") or Path.cwd()))
-    with contextlib.chdir(there if there.is_dir() else Path.cwd()):
-        yield argparse.Namespace(**{**vars(options), **known})
+    there = there if there.is_dir() else Path.cwd()
+    return argparse.Namespace(**{**vars(options), **known}), there
+
+
+@contextlib.contextmanager
+def opened_again(folder: Path, options: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """``made_with``, in the working folder of then.
+
+    Raises:
+        RunFolderError: see ``made_with``.
+    """
+    known, there = made_with(folder, options)
+    with contextlib.chdir(there):
+        yield known

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import socket
 import subprocess
@@ -18,84 +17,51 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 from streamlit.web.server.app_discovery import discover_asgi_app
 
-from qviz.samples import samples
-from qviz.ui import launch, words, workbench
+from qviz.ui import launch
 from qviz.ui.launch import MAIN, Start, server_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def visit() -> AppTest:
-    """The page as it stands after the first visit; the sample is calibrated once."""
-    return AppTest.from_file(str(MAIN), default_timeout=120).run()
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where runs of this test are kept."""
+    monkeypatch.setenv("QVIZ_RUNS", str(tmp_path))
+    return tmp_path
 
 
-def drawn(visit: AppTest) -> list[str]:
-    """Names of the traces in the picture."""
-    spec = json.loads(visit.get("plotly_chart")[0].proto.spec)
-    return [trace["name"] for trace in spec["data"]]
+def visit(page: str, **query: str) -> AppTest:
+    """A page as it stands once the model is open."""
+    at = AppTest.from_file(str(MAIN), default_timeout=120)
+    for name, value in query.items():
+        at.query_params[name] = value
+    at.run()
+    at.switch_page(f"../../pages/{page}.py")
+    deadline = time.monotonic() + 120
+    while not at.run().get("bidi_component") and not at.error:
+        assert time.monotonic() < deadline, "the model did not open"
+        assert not at.exception
+    return at
 
 
-def test_the_first_visit_shows_a_sample_with_no_click(visit: AppTest) -> None:
-    assert not visit.exception
-    assert [title.value for title in visit.title] == ["Ranges"]
-    assert visit.selectbox(key="model").options == [sample.name for sample in samples()]
-    assert drawn(visit)[0] == "values"
+@pytest.mark.usefixtures("runs")
+def test_an_op_in_the_address_that_does_not_exist_is_said() -> None:
+    at = visit("ranges", sample="resnet", layer="layer1.0.conv9")
+    assert not at.exception
+    assert [one.value for one in at.sidebar.warning] == [
+        "ResNet has no op named 'layer1.0.conv9'; this is layer1.0.conv1."
+    ]
 
 
-def test_picture_and_table_show_the_same_candidates(visit: AppTest) -> None:
-    table = visit.dataframe[0].value
-    assert drawn(visit)[1:] == table["calibrator"].tolist()
-    assert {"max", "entropy", "mse", "sqnr", "percentile:99.99"} <= set(table["calibrator"])
-
-
-def test_the_tensor_that_loses_most_is_shown_first(visit: AppTest) -> None:
-    table = visit.dataframe[1].value
-    hardest = table.sort_values("sqnr_db")["tensor"].iloc[0]
-    assert visit.selectbox(key="tensor").value == hardest
-
-
-def test_every_calibrated_tensor_can_be_chosen(visit: AppTest) -> None:
-    tensors = visit.selectbox(key="tensor").options
-    assert visit.dataframe[1].value["tensor"].tolist() == tensors
-    before = visit.dataframe[0].value
-    other = next(name for name in tensors if name != visit.selectbox(key="tensor").value)
-    visit.selectbox(key="tensor").select(other).run()
-    assert not visit.exception
-    assert not visit.dataframe[0].value.equals(before)
-
-
-def test_the_page_says_what_it_does_not_do_and_which_command_does(visit: AppTest) -> None:
-    assert words.REST in [text.value for text in visit.markdown]
-    assert visit.code[0].value == f"qviz run sample:{samples()[0].name} -o out"
-
-
-def test_another_sample_brings_its_own_tensors(visit: AppTest) -> None:
-    before = visit.selectbox(key="tensor").options
-    visit.selectbox(key="model").select_index(1).run()
-    assert not visit.exception
-    assert visit.selectbox(key="tensor").options != before
-
-
+@pytest.mark.usefixtures("runs")
 def test_a_model_that_cannot_be_opened_is_one_line_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launch, "_start", Start(model="sample:none"))
-    visit = AppTest.from_file(str(MAIN), default_timeout=60).run()
-    assert not visit.exception
-    (error,) = visit.error
+    at = visit("ranges")
+    assert not at.exception
+    (error,) = at.error
     assert error.value.startswith("sample:none: ")
-    assert not visit.get("plotly_chart")
-
-
-def test_the_model_of_the_command_line_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Start(model="m.pt2", calibration="a folder", evaluation="val")
-    monkeypatch.setattr(launch, "_start", asked)
-    assert workbench.choices()[0] == asked
-    assert words.command(asked) == (
-        "qviz run m.pt2 --calibration 'a folder' --evaluation val -o out"
-    )
 
 
 def test_launch_hands_the_model_and_the_port_to_the_server(
@@ -104,7 +70,7 @@ def test_launch_hands_the_model_and_the_port_to_the_server(
     monkeypatch.setattr(launch, "_start", Start())
     seen: list[object] = []
     monkeypatch.setattr(st.App, "run", lambda _, *, config: seen.append(config))
-    launch.launch("m.pt2", calibration="c.npz", port=8600, headless=True)
+    launch.launch(Start(model="m.pt2", calibration="c.npz"), port=8600, headless=True)
     assert launch.start() == Start(model="m.pt2", calibration="c.npz")
     assert seen == [server_options(port=8600, headless=True)]
 

@@ -7,9 +7,16 @@ network nor a page of another site can reach it. It sends nothing anywhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qviz.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import FileResponse
+    from starlette.routing import BaseRoute
 
 #: The script that Streamlit runs for every visit.
 MAIN = Path(__file__).with_name("main.py")
@@ -30,6 +37,7 @@ class Start:
         weights: put into what a factory built.
         preprocessing: TOML file of what is done to pixels.
         profile: whose rules the candidate ranges follow.
+        metric: what is measured; None is what suits the data.
     """
 
     model: str | None = None
@@ -39,15 +47,49 @@ class Start:
     weights: str | None = None
     preprocessing: str | None = None
     profile: str = "cuda"
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a visitor may do.
+
+    Attributes:
+        allow_code: name a Python factory in the browser; importing it runs its code.
+    """
+
+    allow_code: bool = False
 
 
 # The server runs in the process that called `launch`, so the pages can read it from here.
 _start = Start()
+_policy = Policy()
 
 
 def start() -> Start:
     """What ``launch`` was asked to open."""
     return _start
+
+
+def policy() -> Policy:
+    """What ``launch`` allows visitors."""
+    return _policy
+
+
+def routes() -> list[BaseRoute]:
+    """What the server serves beside the pages: plotly.js, out of the installed wheel."""
+    from starlette.responses import FileResponse
+    from starlette.routing import Route
+
+    # nothing is vendored, and nothing comes from another host; plotly itself is not imported
+    found = find_spec("plotly")
+    folder = Path(str(found.origin if found else "")).parent
+
+    async def script(_: Request) -> FileResponse:
+        path = folder / "package_data" / "plotly.min.js"
+        return FileResponse(path, headers={"Cache-Control": "max-age=86400"})
+
+    return [Route("/qviz-assets/plotly.min.js", script)]
 
 
 def server_options(*, port: int | None = None, headless: bool = False) -> dict[str, Option]:
@@ -79,39 +121,30 @@ def server_options(*, port: int | None = None, headless: bool = False) -> dict[s
 
 
 def launch(
-    model: str | None = None,
-    calibration: str | None = None,
-    evaluation: str | None = None,
-    run: str | None = None,
+    start: Start | None = None,
     *,
-    weights: str | None = None,
-    preprocessing: str | None = None,
-    profile: str = "cuda",
     port: int | None = None,
     headless: bool = False,
+    allow_code: bool = False,
 ) -> None:
     """Serve the app until it is stopped (Ctrl-C).
 
     Args:
-        model: see ``Start``, like the six below.
-        calibration: see ``Start``.
-        evaluation: see ``Start``.
-        run: see ``Start``.
-        weights: see ``Start``.
-        preprocessing: see ``Start``.
-        profile: see ``Start``.
+        start: what to open first; None shows the landing page.
         port: see ``server_options``.
         headless: see ``server_options``.
+        allow_code: see ``Policy``.
 
     Raises:
         MissingExtraError: streamlit is not installed.
     """
-    global _start
+    global _start, _policy
     try:
         import streamlit as st
     except ImportError as error:
         raise MissingExtraError(
             "app", "streamlit is not installed", "Install it: pip install 'qviz[app]'"
         ) from error
-    _start = Start(model, calibration, evaluation, run, weights, preprocessing, profile)
-    st.App(MAIN).run(config=server_options(port=port, headless=headless))
+    _start = start or Start()
+    _policy = Policy(allow_code)
+    st.App(MAIN, routes=routes()).run(config=server_options(port=port, headless=headless))

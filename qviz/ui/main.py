@@ -5,11 +5,30 @@ from __future__ import annotations
 import streamlit as st
 
 from qviz.shipped import shipped
+from qviz.ui import sidebar, visit, warm
 
-# No page_icon: a :material: icon makes the browser fetch a font from another host.
+PAGES = (
+    ("start", "Start"),
+    ("overview", "Overview"),
+    ("ranges", "Ranges"),
+    ("sensitivity", "Sensitivity"),
+    ("plan", "Plan"),
+    ("export", "Export"),
+)
+
+# No icon: a :material: icon makes the browser fetch a font from another host.
 st.set_page_config(page_title="qviz", layout="wide")
 
-page = st.navigation(
-    [st.Page(shipped("pages") / "ranges.py", title="Ranges", default=True)], position="top"
-)
+pages = [
+    st.Page(
+        shipped("pages") / f"{name}.py",
+        title=title,
+        url_path="" if name == "start" else name,
+        default=name == "start",
+    )
+    for name, title in PAGES
+]
+page = st.navigation(pages, position="top")
+warm.up()
+sidebar.draw(visit.attach())
 page.run()

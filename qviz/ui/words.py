@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from streamlit.elements.lib.column_types import ColumnConfig
 
-from qviz.calibration import Calibration
-from qviz.graph import Graph
 from qviz.progress import Progress
 from qviz.ui.launch import Start
+
+if TYPE_CHECKING:
+    from qviz.calibration import Calibration
+    from qviz.graph import Graph
 
 INTRO = (
     "Where the values of each activation tensor lie, and where INT8 would cut them off. "

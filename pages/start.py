@@ -1,0 +1,10 @@
+"""Start."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from qviz.ui import visit
+
+st.title("Start")
+visit.require()

@@ -1,0 +1,176 @@
+"""Workspace: what one visit is working on - the draft recipe with undo, its variants, its jobs.
+
+Kept on the server under an id that stands in the address (``?w=``): a reload, or the same address
+in another tab, finds it again; an address without it starts a workspace of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from qviz.errors import RecipeError
+from qviz.jobs import Job
+from qviz.ui.history import History, Step
+from qviz.ui.launch import Start
+from qviz.ui.models import Models, Opened
+
+if TYPE_CHECKING:
+    # at runtime only once a model is open: the first page must not wait for torch
+    from qviz.meter import LiveResult
+    from qviz.recipe import Recipe
+
+#: Ranges of a draft before anything is measured: the one no peer is far from on any tensor.
+FIRST_CALIBRATOR = "mse"
+#: Workspaces that are remembered.
+MOST = 64
+
+
+class Workspace:
+    """One visit's work on one model.
+
+    Attributes:
+        id: stands in the address.
+        start: what was asked for.
+        jobs: the last job of each kind: "sensitivity", "search", "calibrators", "export".
+    """
+
+    def __init__(self, start: Start, opening: Job) -> None:
+        self.id = uuid.uuid4().hex[:8]
+        self.start = start
+        self.opening = opening
+        self.jobs: dict[str, Job] = {}
+        self._history: History | None = None
+        self._variants: dict[str, Recipe] | None = None
+
+    @property
+    def opened(self) -> Opened:
+        """The model; only once ``opening`` is done."""
+        found = self.opening.snapshot().result
+        assert isinstance(found, Opened), "the model is not open yet"
+        return found
+
+    @property
+    def history(self) -> History:
+        """Recipes of this visit, with undo and redo."""
+        if self._history is None:
+            stored = _stored(self.opened)
+            label = "as the run has it" if stored else f"all int8, {FIRST_CALIBRATOR} ranges"
+            recipe = stored or self.opened.session.recipe(FIRST_CALIBRATOR)
+            self._history = History((Step(recipe, label),))
+        return self._history
+
+    @property
+    def recipe(self) -> Recipe:
+        """The draft: what every page shows and changes."""
+        return self.history.recipe
+
+    def apply(self, recipe: Recipe, label: str) -> None:
+        """Change the draft; ``label`` says in words what was done."""
+        self._history = self.history.then(recipe, label)
+
+    def undo(self) -> None:
+        """Take the last change back."""
+        self._history = self.history.undo()
+
+    def redo(self) -> None:
+        """Do the last change taken back again."""
+        self._history = self.history.redo()
+
+    def live(self) -> LiveResult | None:
+        """What is measured of the draft so far; asking starts the measurement. None: no data."""
+        meter = self.opened.meter
+        return None if meter is None else meter.ask(self.id, self.recipe)
+
+    @property
+    def variants(self) -> dict[str, Recipe]:
+        """Named recipes, oldest first; the run folder keeps them. Change them with ``keep``."""
+        if self._variants is None:
+            from qviz.recipe import Recipe
+
+            run = self.opened.session.run
+            stored = run.read_json("variants") if run is not None else None
+            rows = stored if isinstance(stored, list) else []
+            self._variants = {row["name"]: Recipe.from_json(row["recipe"]) for row in rows}
+        return dict(self._variants)
+
+    def keep(self, name: str, recipe: Recipe | None) -> None:
+        """Keep a recipe under a name, or forget the name (None).
+
+        Raises:
+            RecipeError: the name is empty.
+        """
+        if not name.strip():
+            raise RecipeError("variant", "it has no name", "Type one")
+        variants = self.variants
+        variants.pop(name, None)
+        if recipe is not None:
+            variants[name] = recipe
+        self._variants = variants
+        run = self.opened.session.run
+        if run is not None:
+            rows = [{"name": n, "recipe": r.to_json()} for n, r in variants.items()]
+            run.write_json("variants", rows)
+
+    def submit(self, kind: str, title: str, work: Callable[[Job], object]) -> Job:
+        """Start a job of a kind; one of that kind that still runs is cancelled first."""
+        before = self.jobs.get(kind)
+        if before is not None:
+            before.cancel()
+        self.jobs[kind] = self.opened.worker.submit(title, work)
+        return self.jobs[kind]
+
+
+class Workspaces:
+    """All workspaces of this server by id, and the models they look at."""
+
+    def __init__(self) -> None:
+        self.models = Models()
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, Workspace] = OrderedDict()
+
+    def create(self, start: Start) -> Workspace:
+        """A new workspace; the model is opened if it is not open."""
+        made = Workspace(start, self.models.open(start))
+        with self._lock:
+            self._known[made.id] = made
+            while len(self._known) > MOST:
+                self._known.popitem(last=False)
+        return made
+
+    def find(self, id: str | None) -> Workspace | None:
+        """A workspace by id, None if there is none (any more)."""
+        with self._lock:
+            found = self._known.get(id or "")
+            if found is not None:
+                self._known.move_to_end(found.id)
+        if found is not None:
+            # opened again if it was closed to make room for others
+            found.opening = self.models.open(found.start) if _closed(found) else found.opening
+        return found
+
+
+def _closed(workspace: Workspace) -> bool:
+    found = workspace.opening.snapshot().result
+    return isinstance(found, Opened) and found.closed
+
+
+def _stored(opened: Opened) -> Recipe | None:
+    """The recipe that a run on the command line ended with, if it fits."""
+    from qviz.recipe import Recipe, resolve
+
+    run = opened.session.run
+    if run is None or not (run.path / "recipe.json").exists():
+        return None
+    try:
+        recipe = Recipe.from_json((run.path / "recipe.json").read_text(encoding="utf-8"))
+        resolve(recipe, opened.session.graph)
+    except (RecipeError, OSError):
+        opened.session.warnings.append(
+            f"{run.path / 'recipe.json'}: it does not fit this model and is left out"
+        )
+        return None
+    return recipe
