@@ -49,7 +49,7 @@ def test_an_op_in_the_address_that_does_not_exist_is_said() -> None:
     at = visit("ranges", sample="resnet", layer="layer1.0.conv9")
     assert not at.exception
     assert [one.value for one in at.sidebar.warning] == [
-        "ResNet has no op named 'layer1.0.conv9'; this is layer1.0.conv1."
+        "ResNet has no op named 'layer1.0.conv9'; this is layer1.0.conv2."
     ]
 
 

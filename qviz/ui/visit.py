@@ -32,6 +32,8 @@ def attach() -> Workspace | None:
     Called once per run by main.py, before any page: a change of page drops the address's
     parameters, so they are written back.
     """
+    if asked_layer := st.query_params.get(LAYER):
+        st.session_state["asked_layer"] = asked_layer  # used once the model is open
     found = workspaces().find(st.session_state.get("w") or st.query_params.get("w"))
     asked = launch.start()
     if found is None and (name := st.query_params.get("sample")) in {s.name for s in samples()}:
@@ -116,7 +118,7 @@ def layer(workspace: Workspace) -> str | None:
     names = ops(workspace)
     if not names:
         return None
-    wanted = st.session_state.get(LAYER) or st.query_params.get(LAYER)
+    wanted = st.session_state.get(LAYER) or st.session_state.pop("asked_layer", None)
     if wanted not in names:
         near = difflib.get_close_matches(str(wanted or ""), names, 1, 0.6)
         chosen = near[0] if near else hardest(workspace)
