@@ -30,6 +30,9 @@ from qviz.graph import Graph, GraphInput, Op, Operand, TensorInfo
 from qviz.normalize import normalize
 from qviz.rewrite import aten
 
+#: Tracing keeps its state in globals: two captures at a time get in each other's way.
+_TRACING = threading.Lock()
+
 
 def capture(
     model: nn.Module | ExportedProgram, batch: Batch, *, fold_batch_norm: bool = True
@@ -55,18 +58,19 @@ def capture(
                 f"parameter {key} is {kind}, ranges need float32",
                 "Convert with model.float()",
             )
-    if isinstance(model, nn.Module):
-        batch = _at_least_two(batch)
-        program = _export(model, batch, name)
-    else:
-        program = model
-    symbols = _batch_symbols(model, program, batch, name)
-    module = _own_module(program, name)
-    rewrite.drop_noops(module)
-    normalize(module)
-    rewrite.decompose_attention(module)
-    folded = rewrite.fold_batch_norm(module) if fold_batch_norm else {}
-    return _assemble(name, module, symbols, folded)
+    with _TRACING:
+        if isinstance(model, nn.Module):
+            batch = _at_least_two(batch)
+            program = _export(model, batch, name)
+        else:
+            program = model
+        symbols = _batch_symbols(model, program, batch, name)
+        module = _own_module(program, name)
+        rewrite.drop_noops(module)
+        normalize(module)
+        rewrite.decompose_attention(module)
+        folded = rewrite.fold_batch_norm(module) if fold_batch_norm else {}
+        return _assemble(name, module, symbols, folded)
 
 
 def _at_least_two(batch: Batch) -> Batch:
@@ -105,10 +109,6 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-#: The exporter keeps its state in globals: two at a time get in each other's way.
-_EXPORTING = threading.Lock()
-
-
 def _export(model: nn.Module, batch: Batch, name: str) -> ExportedProgram:
     def dynamic(x: Tensor) -> dict[int, Any] | None:
         return {0: Dim.AUTO} if x.dim() and x.shape[0] == batch.size else None
@@ -119,7 +119,7 @@ def _export(model: nn.Module, batch: Batch, name: str) -> ExportedProgram:
     )
     spec = _by_name(model, batch, shapes)
     batch = batch.copy()  # torch.export leaves marks on the tensors it traces with
-    with _EXPORTING, _silence(), torch.no_grad(), _evaluation_mode(model):
+    with _silence(), torch.no_grad(), _evaluation_mode(model):
         try:
             return torch.export.export(
                 model, batch.args, dict(batch.kwargs), dynamic_shapes=spec, strict=False

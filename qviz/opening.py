@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from qviz.store import Manifest, RunFolder, Source
 
 BATCH_SIZE = 32
 MEMORY_BUDGET = 2 << 30
+
+#: Tracing a model patches torch for the whole process; another model must not be built meanwhile.
+_OPENING = threading.Lock()
+
 MetricSpec = str | Metric | Callable[..., object] | None
 
 
@@ -61,16 +66,19 @@ def open(
     Raises:
         InputError: the model or the data cannot be used; the message says what to do.
     """
-    loaded = load_model(model, weights)
-    is_sample = isinstance(model, str) and model.startswith("sample:")
-    if calibration is None and not is_sample:
-        raise DataError("calibration data", "are missing", "Give some with calibration=")
-    data = load_data(model if calibration is None else calibration, "calibration", preprocessing)
-    held = model if evaluation is None and is_sample else evaluation
-    test = None if held is None else load_data(held, "evaluation", preprocessing)
-    graph = capture(
-        loaded.model, next(iter(data.head(2).batches(2))), fold_batch_norm=fold_batch_norm
-    )
+    with _OPENING:
+        loaded = load_model(model, weights)
+        is_sample = isinstance(model, str) and model.startswith("sample:")
+        if calibration is None and not is_sample:
+            raise DataError("calibration data", "are missing", "Give some with calibration=")
+        data = load_data(
+            model if calibration is None else calibration, "calibration", preprocessing
+        )
+        held = model if evaluation is None and is_sample else evaluation
+        test = None if held is None else load_data(held, "evaluation", preprocessing)
+        graph = capture(
+            loaded.model, next(iter(data.head(2).batches(2))), fold_batch_norm=fold_batch_norm
+        )
     run = None
     if run_dir is not None:
         manifest = Manifest(
