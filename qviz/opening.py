@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -13,6 +14,7 @@ from qviz import metrics
 from qviz.capture import capture
 from qviz.data import Data
 from qviz.errors import DataError
+from qviz.histogram import collect
 from qviz.loading import load_data, load_metric, load_model
 from qviz.metrics import Metric
 from qviz.session import Session
@@ -67,6 +69,7 @@ def open(
         InputError: the model or the data cannot be used; the message says what to do.
     """
     with _OPENING:
+        collect(torch.zeros(1))  # compiles the kernel, which fails while another thread traces
         loaded = load_model(model, weights)
         is_sample = isinstance(model, str) and model.startswith("sample:")
         if calibration is None and not is_sample:
