@@ -116,7 +116,7 @@ class _Arrays:
     def __init__(self, kernel: ModuleType, layout: Layout) -> None:
         self._kernel = kernel
         self._channels = layout.channels
-        self._copies = np.zeros(kernel.COPIES * 2 * BINS, np.int32)
+        self._copies = np.zeros(kernel.COPIES * kernel.SPAN, np.int32)
         self._counts = np.zeros(2 * BINS, np.int64)
         self._state = np.zeros(kernel.STATE_SIZE, np.int64)
         self._state[kernel.EXPONENT] = round(math.log2(MIN_TOP))

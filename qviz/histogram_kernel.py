@@ -1,13 +1,16 @@
 """The one pass over the data that ``Collector`` makes on a CPU, compiled by numba.
 
 A tensor is walked in the order of its memory, sample by sample, in blocks that stay in the L1
-cache. Each block is read three times from there, because each of the three loops alone compiles to
+cache. Each block is read four times from there, because each of the four loops alone compiles to
 what the machine is good at and a fused one does not:
 
-    _measure    sum, sum of squares, largest |x|, zeros, bin numbers     (wide vectors)
-    _rows       smallest and largest value of every channel              (wide vectors)
-    _count      one increment per value, into four interleaved copies    (scalar, no dependency
-                of the histogram                                          between neighbours)
+    _cells      largest |x|, zeros, bin numbers                        (wide vectors, 32 bits)
+    _moments    sum, sum of squares                                    (wide vectors, 64 bits)
+    _rows       smallest and largest value of every channel            (wide vectors, 32 bits)
+    _count      one increment per value, into four copies of the       (scalar, no dependency
+                histogram                                              between neighbours)
+
+``_count`` leaves the memory idle, so it also asks for the next block.
 
 The largest |x| is known before anything is counted: a block above the top first folds the counts,
 a block with NaN or Inf is copied without them. So no value is ever miscounted and nothing has to
@@ -22,7 +25,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 BINS = 4096  # a side; histogram.BINS, repeated because numba wants a constant here
@@ -30,6 +35,9 @@ SLOTS = 2 * BINS
 COPIES = 4
 BLOCK = 4096
 LONGEST_BLOCK = 2 * BLOCK
+# From one copy to the next. A multiple of 4096 bytes would put the same bin of all copies at the
+# same place of a page, which a CPU takes for the same address until it has looked closer.
+SPAN = SLOTS + 48
 FLUSH_AT = 2**30  # int32 copies are emptied long before one of their counters can overflow
 
 # Places in the vector of integers that a collector hands in and gets back.
@@ -41,7 +49,8 @@ SAMPLE, INNER, STEP = range(3)
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INF_BITS = np.int32(0x7F800000)
-_MASK = np.uint64(0x3FFFC)
+_BIN = np.uint64(0xFFFF)
+_SECOND, _THIRD, _FOURTH = np.uint64(SPAN), np.uint64(2 * SPAN), np.uint64(3 * SPAN)
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -50,6 +59,7 @@ Counts = NDArray[np.int64]
 Words = NDArray[np.uint64]
 Bins = NDArray[np.uint16]
 Number = Any  # numpy scalars of a fixed width, which pass for int and float
+Compiler = Any  # objects of numba and llvmlite, which have no types
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -66,46 +76,81 @@ def _compiled(function: F, fastmath: set[str] | bool = False) -> F:
     return cast(F, made)
 
 
-def _measure_python(
+def _cells_python(
     x: Floats, bits: Ints, bins: Bins, width: Number, inverse: Number
-) -> tuple[float, float, Number, int]:
-    """Sum, sum of squares, largest bits of |x|, zeros; ``bins`` is filled with bin numbers.
+) -> tuple[Number, Number]:
+    """Largest bits of |x|, zeros; ``bins`` is filled with bin numbers.
 
     Bin numbers are floor(x / width) + BINS. The conversion truncates, so a negative value that is
     not on an edge is one bin lower; comparing with the edge, not with the quotient, keeps this
     right where the quotient underflows. A value above the top gives nonsense, which the caller
-    discards.
+    discards. numba computes with 64 bits unless told otherwise, and a vector holds half as many.
     """
-    total, squares, largest, zeros = 0.0, 0.0, np.int32(0), 0
+    largest, zeros = np.int32(0), np.int32(0)
     for j in range(x.size):
         value = x[j]
-        magnitude = bits[j] & _MAGNITUDE
-        largest = max(largest, magnitude)
-        wide = np.float64(value)
-        total += wide
-        squares += wide * wide
-        zeros += magnitude == np.int32(0)
+        magnitude = np.int32(bits[j] & _MAGNITUDE)
+        largest = magnitude if magnitude > largest else largest
+        zeros = np.int32(zeros + np.int32(magnitude == np.int32(0)))
         cell = np.int32(value * inverse)
         cell = np.int32(cell - np.int32(value < np.float32(cell) * width))
         bins[j] = np.uint16(cell + np.int32(BINS))
-    return total, squares, largest, zeros
+    return largest, zeros
+
+
+_cells = _compiled(_cells_python)
+
+
+def _moments_python(x: Floats) -> tuple[float, float]:
+    """Sum and sum of squares."""
+    total, squares = 0.0, 0.0
+    for j in range(x.size):
+        wide = np.float64(x[j])
+        total += wide
+        squares += wide * wide
+    return total, squares
 
 
 # Sums may be reassociated into vector lanes: the order stays fixed for a given machine and length.
-_measure = _compiled(_measure_python, {"reassoc", "nsz", "contract"})
+_moments = _compiled(_moments_python, {"reassoc", "nsz", "contract"})
 
 
-def _count_python(bins: Bins, words: Words, copies: Ints) -> None:
+def _prefetch_typed(context: Compiler, x: Compiler, place: Compiler) -> Compiler:
+    """Ask for the cache line of ``x[place]``; harmless where ``x`` has no such place."""
+
+    def generate(
+        target: Compiler, builder: Compiler, signature: Compiler, arguments: Compiler
+    ) -> Compiler:
+        array = target.make_array(signature.args[0])(target, builder, arguments[0])
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        )
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte)
+        # to be read; into the L2 cache, as the L1 holds the block at work; data, not code
+        builder.call(function, [address, word(0), word(2), word(1)])
+        return target.get_dummy_value()
+
+    return types.void(x, types.intp), generate
+
+
+# numba cannot say this in Python: a load instead would make the count wait for the memory.
+_prefetch = cast(Callable[[Floats, int], None], intrinsic(_prefetch_typed))
+
+
+def _count_python(bins: Bins, words: Words, copies: Ints, x: Floats, next_block: int) -> None:
     """Increment; four bin numbers are loaded at once, each goes to a copy of its own."""
     size = bins.size
-    for j in range(size >> 2):
-        four = words[j]
-        copies[(four << np.uint64(2)) & _MASK] += np.int32(1)
-        copies[((four >> np.uint64(14)) & _MASK) | np.uint64(1)] += np.int32(1)
-        copies[((four >> np.uint64(30)) & _MASK) | np.uint64(2)] += np.int32(1)
-        copies[((four >> np.uint64(46)) & _MASK) | np.uint64(3)] += np.int32(1)
-    for j in range((size >> 2) << 2, size):
-        copies[np.uint64(bins[j]) << np.uint64(2)] += np.int32(1)
+    for line in range(size >> 4):
+        _prefetch(x, next_block + (line << 4))
+        for j in range(line << 2, (line << 2) + 4):
+            four = words[j]
+            copies[four & _BIN] += np.int32(1)
+            copies[((four >> np.uint64(16)) & _BIN) + _SECOND] += np.int32(1)
+            copies[((four >> np.uint64(32)) & _BIN) + _THIRD] += np.int32(1)
+            copies[(four >> np.uint64(48)) + _FOURTH] += np.int32(1)
+    for j in range((size >> 4) << 4, size):
+        copies[np.uint64(bins[j])] += np.int32(1)
 
 
 _count = _compiled(_count_python)
@@ -163,7 +208,7 @@ _rows = _compiled(_rows_python)
 
 def _ordered_python(bits: Number) -> Number:
     """Integer that sorts as the float with these bits does; its own inverse."""
-    return bits ^ ((bits >> np.int32(31)) & _MAGNITUDE)
+    return np.int32(bits ^ ((bits >> np.int32(31)) & _MAGNITUDE))
 
 
 _ordered = _compiled(_ordered_python)
@@ -174,11 +219,11 @@ def _extremes_python(bits: Ints) -> tuple[Number, Number]:
 
     Integer minima become vector instructions, float minima would not without lying about NaN.
     """
-    below, above = _MAGNITUDE, ~_MAGNITUDE
+    below, above = _MAGNITUDE, np.int32(~_MAGNITUDE)
     for j in range(bits.size):
         key = _ordered(bits[j])
-        below = min(below, key)
-        above = max(above, key)
+        below = key if key < below else below
+        above = key if key > above else above
     return below, above
 
 
@@ -206,10 +251,10 @@ _runs = _compiled(_runs_python)
 
 def _flush_python(copies: Ints, counts: Counts, state: Counts) -> None:
     """Empty the four copies into the counts."""
-    for slot in range(SLOTS):
-        for copy in range(COPIES):
-            counts[slot] += copies[COPIES * slot + copy]
-            copies[COPIES * slot + copy] = 0
+    for copy in range(COPIES):
+        for slot in range(SLOTS):
+            counts[slot] += copies[SPAN * copy + slot]
+            copies[SPAN * copy + slot] = 0
     state[PENDING] = 0
 
 
@@ -298,24 +343,25 @@ def _scan_python(
             block = x[begin + start : begin + start + length]
             magnitudes = bits[begin + start : begin + start + length]
             top, width, inverse = _scales(state[EXPONENT])
-            found = _measure(block, magnitudes, bins[:length], width, inverse)
-            finite = found[2] < _INF_BITS
+            largest, zeros = _cells(block, magnitudes, bins[:length], width, inverse)
+            finite = largest < _INF_BITS
             if not finite:
                 length = _compact(block, start, layout, low, high, kept, state)
                 block, magnitudes = kept[:length], kept_bits[:length]
-                found = _measure(block, magnitudes, bins[:length], width, inverse)
-            if found[2] >= top:
-                _grow((found[2] >> 23) - 126, copies, counts, state)
+                largest, zeros = _cells(block, magnitudes, bins[:length], width, inverse)
+            if largest >= top:
+                _grow((largest >> 23) - 126, copies, counts, state)
                 top, width, inverse = _scales(state[EXPONENT])
-                found = _measure(block, magnitudes, bins[:length], width, inverse)
+                largest, zeros = _cells(block, magnitudes, bins[:length], width, inverse)
+            moments = _moments(block)
             if finite and inner == 1:
                 _rows(block, start, low, high)
             elif finite:
                 _runs(magnitudes, start, inner, low, high)
-            _count(bins[:length], words, copies)
-            total += found[0]
-            squares += found[1]
-            state[ZEROS] += found[3]
+            _count(bins[:length], words, copies, x, begin + min(start + step, size))
+            total += moments[0]
+            squares += moments[1]
+            state[ZEROS] += zeros
             state[PENDING] += length
             if state[PENDING] > FLUSH_AT:
                 flush(copies, counts, state)
