@@ -28,7 +28,7 @@ def units(job: Job, gate: threading.Event | None = None, total: int = 3) -> str:
     """Work of a few units; waits for the gate before the second one."""
     for done in range(1, total + 1):
         job.publish(list(range(done)))
-        job.tell(Progress("count", done, total, 0.1 * done))
+        job.tell(Progress("count", done, total, 0.5 * done))
         if gate is not None and done == 1:
             assert gate.wait(10)
     return "all"
@@ -37,7 +37,7 @@ def units(job: Job, gate: threading.Event | None = None, total: int = 3) -> str:
 def test_a_finished_job_holds_its_result_and_the_last_partial_one(worker: Worker) -> None:
     seen = worker.submit("count", units).wait(10)
     assert (seen.state, seen.result, seen.partial) == ("done", "all", [0, 1, 2])
-    assert seen.progress == Progress("count", 3, 3, pytest.approx(0.3))
+    assert seen.progress == Progress("count", 3, 3, 1.5)
     assert not seen.active
 
 
