@@ -4,6 +4,7 @@
     outputs-KEY.npz      outputs of a measured recipe on the evaluation data
     evaluations.jsonl    one row per measured recipe
     sensitivity.jsonl    one row per measured part: scores per sample
+    proxy.jsonl          one row per gradient pass: the estimate of each op or operand
 
 Every function takes the folder or None; without a folder nothing is kept and nothing is found.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -155,3 +156,28 @@ def read_parts(run: RunFolder | None, key: str) -> list[Measured]:
         for row in run.rows("sensitivity")
         if row["sweep"] == key
     ]
+
+
+def samples_measured(run: RunFolder | None) -> dict[str, dict[str, int]]:
+    """Sweep -> op or operand -> samples measured, of everything in the folder."""
+    found: dict[str, dict[str, dict[int, int]]] = {}
+    for row in [] if run is None else run.rows("sensitivity"):
+        parts = found.setdefault(row["sweep"], {}).setdefault(row["name"], {})
+        parts[int(row["start"])] = len(row["divergence"])
+    return {
+        sweep: {name: sum(parts.values()) for name, parts in names.items()}
+        for sweep, names in found.items()
+    }
+
+
+def kept_proxy(
+    run: RunFolder | None, key: str, make: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """The estimates of an earlier gradient pass, or what ``make`` gives, which is then kept."""
+    for row in [] if run is None else run.rows("proxy"):
+        if row["key"] == key:
+            return {name: float(value) for name, value in row["estimates"].items()}
+    made = make()
+    if run is not None:
+        run.append("proxy", {"key": key, "estimates": made})
+    return made

@@ -114,7 +114,8 @@ def measure(
         proxy: estimates by name; they give the order and stand in until a row is measured.
         known: parts measured by an earlier run, not measured again.
         save: called with each finished part.
-        on_rows: called with the ranking so far after each part.
+        on_rows: called with the ranking so far: at once if there are estimates or known parts,
+            then after each part.
         progress: told after each part.
 
     Raises:
@@ -131,6 +132,8 @@ def measure(
         board.add(earlier)
     if board.complete:
         return board.ranking(ties=True)
+    if on_rows is not None and (proxy or known):
+        on_rows(board.ranking(ties=False))
     report = Reporter("sensitivity", len(groups) * data.count, progress, known=board.samples_done())
 
     def edits(names: tuple[str, ...]) -> Callable[[], Edits]:

@@ -247,11 +247,14 @@ class Session:
         """Estimated divergence of each op by one gradient pass (see ``proxy.py``)."""
         with self._lock:
             groups = targets_of(recipe, self.graph, operands=operands, granularity=granularity)
-            edits = {
-                k: self._simulator.edits(variant(recipe, v, "only_this")) for k, v in groups.items()
-            }
-            data = self._evaluation()
-            return proxy(self._simulator, data, edits, seed=self._seed, progress=progress)
+            data, seed, sim = self._evaluation(), self._seed, self._simulator
+
+            def make() -> dict[str, float]:
+                edits = {k: sim.edits(variant(recipe, v, "only_this")) for k, v in groups.items()}
+                return proxy(sim, data, edits, seed=seed, progress=progress)
+
+            key = f"{records.digest(recipe, self._names)} {operands} {granularity} {seed}"
+            return records.kept_proxy(self.run, key, make)
 
     def sensitivity(
         self,
@@ -283,10 +286,7 @@ class Session:
                 guess = self.proxy(
                     recipe, operands=operands, granularity=granularity, progress=progress
                 )
-            # a part's samples depend on how the data was cut, its scores on the metric
-            cut = f"{self._batch_size} {self.memory_budget}"
-            what = f"{records.digest(recipe)} {self._names} {records.metric_key(self.metric)}"
-            key = f"{what} {mode} {operands} {granularity} {cut}"
+            key = self.sweep_key(recipe, mode, operands, granularity)
             return measure(
                 self._simulator,
                 self._evaluation(),
@@ -304,6 +304,15 @@ class Session:
                 on_rows=on_rows,
                 progress=progress,
             )
+
+    def sweep_key(
+        self, recipe: Recipe, mode: Mode, operands: Operands, granularity: Granularity
+    ) -> str:
+        """Under which name the run folder keeps the parts of a ranking."""
+        # a part's samples depend on how the data was cut, its scores on the metric
+        cut = f"{self._batch_size} {self.memory_budget}"
+        what = f"{records.digest(recipe)} {self._names} {records.metric_key(self.metric)}"
+        return f"{what} {mode} {operands} {granularity} {cut}"
 
     def search(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qviz.capture import capture
 from qviz.data import Data, as_data
-from qviz.errors import RecipeError
+from qviz.errors import Cancelled, RecipeError
 from qviz.evaluate import Outputs, outputs
 from qviz.metrics import METRICS, Metric, metric
 from qviz.observe import observe
@@ -253,10 +253,49 @@ def test_estimates_stand_in_until_a_row_is_measured(net: Case) -> None:
         proxy=estimates,
         on_rows=seen.append,
     )
-    measured_first = [next(r.name for r in s.rows if r.exact) for s in seen[:1]]
-    assert measured_first == ["conv"]
-    last = seen[-1]
-    assert all(r.exact for r in last.rows)
+    assert [[r.name for r in s.rows if r.exact] for s in seen[:2]] == [[], ["conv"]]
+    assert all(r.exact for r in seen[-1].rows)
+
+
+def test_estimates_are_shown_before_anything_is_measured(net: Case) -> None:
+    def stop(progress: object) -> None:
+        raise Cancelled("test", "stopped", "Go on")
+
+    seen: list[Sensitivity] = []
+    with pytest.raises(Cancelled):
+        measure(
+            net.simulator,
+            net.data,
+            net.recipe,
+            net.reference,
+            METRICS["top1"],
+            batch_size=8,
+            proxy={"stem": 1.0, "conv": 3.0, "add": 2.0, "fc": 0.5},
+            on_rows=seen.append,
+            progress=stop,
+        )
+    first = [(r.name, r.divergence, r.exact, r.samples) for r in seen[0].rows]
+    assert first == [
+        ("conv", 3.0, False, 0),
+        ("add", 2.0, False, 0),
+        ("stem", 1.0, False, 0),
+        ("fc", 0.5, False, 0),
+    ]
+
+
+def test_without_estimates_nothing_is_shown_before_the_first_part(net: Case) -> None:
+    seen: list[Sensitivity] = []
+    measure(
+        net.simulator,
+        net.data,
+        net.recipe,
+        net.reference,
+        METRICS["top1"],
+        mode="all_but_this",
+        batch_size=8,
+        on_rows=seen.append,
+    )
+    assert [sum(r.exact for r in s.rows) for s in seen] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import qviz
 from qviz.errors import DataError, MetricError, RunFolderError
 from qviz.progress import Progress
+from qviz.records import samples_measured
 from qviz.session import Session
 
 
@@ -110,6 +111,30 @@ def test_a_run_folder_goes_on_where_it_stopped(model: nn.Module, tmp_path: Path)
     assert again.sensitivity(again.recipe("max")).rows == rows
     assert again.evaluate(again.recipe("max")).value == value
     assert (tmp_path / "run" / "sensitivity.jsonl").stat().st_size == size
+
+
+def test_a_finished_ranking_in_the_folder_needs_no_gradient_pass(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    first = opened(model, tmp_path / "run")
+    whole = first.sensitivity(first.recipe("max"))
+
+    again = opened(model, tmp_path / "run")
+    seen: list[Progress] = []
+    resumed = again.sensitivity(again.recipe("max"), progress=seen.append)
+    assert {step.verb for step in seen} == {"evaluate"}
+    assert resumed.proxy == whole.proxy
+
+
+def test_the_folder_says_how_many_samples_of_a_ranking_it_has(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    session = opened(model, tmp_path / "run")
+    recipe = session.recipe("max")
+    rows = session.sensitivity(recipe).rows
+    key = session.sweep_key(recipe, "only_this", "both", "op")
+    assert samples_measured(session.run) == {key: {row.name: row.samples for row in rows}}
+    assert samples_measured(None) == {}
 
 
 def test_a_folder_of_another_model_is_refused(model: nn.Module, tmp_path: Path) -> None:
