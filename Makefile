@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.qviz-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup app check fix test
+.PHONY: help setup app browser check fix test
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -45,6 +45,20 @@ fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Tests of the app click through it in Chromium; without one, and without the right to install one,
+# they are skipped and say so.
+BROWSERS := chromium chromium-browser google-chrome
+browser:
+	@for name in $(BROWSERS); do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing Chromium: only this time."; \
+	  apt-get update -qq >/dev/null 2>&1; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null 2>&1 \
+	    || echo "Chromium could not be installed: the tests that need it will be skipped."; \
+	else \
+	  echo "No Chromium: the tests that need it will be skipped. Install it: sudo apt-get install chromium"; \
+	fi
+
 # One thread per worker: two workers with two threads each only get in each other's way.
-test: check
+test: check browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
