@@ -54,6 +54,11 @@ _DASHES = {
 }
 
 
+def colour_of(calibrator: str) -> str:
+    """The colour of a calibrator, the same in every figure; specs of one family share it."""
+    return _COLOURS.get(calibrator.partition(":")[0], _GREY)
+
+
 def histogram_figure(
     histogram: Histogram,
     candidates: Sequence[Candidate] = (),
@@ -90,7 +95,7 @@ def histogram_figure(
         figure.add_trace(
             _range_trace(
                 candidate,
-                color=_COLOURS.get(family, _GREY),
+                color=colour_of(candidate.calibrator),
                 dash=dashes[shown[family] % len(dashes)],
                 heights=np.logspace(math.log10(FLOOR), top, 13),
                 thick=candidate.calibrator == selected,
