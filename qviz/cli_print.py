@@ -5,16 +5,20 @@ What is estimated and what is measured is said in the heading of its column.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+
+from qviz.digits import count as count
+from qviz.digits import number as number
+from qviz.digits import percent as percent
+from qviz.digits import scored as scored
+from qviz.digits import span as span
 
 if TYPE_CHECKING:
     from qviz.calibration import Calibration, CalibratorRow
     from qviz.coverage import CoverageRow
     from qviz.evaluate import Evaluation
     from qviz.graph import Graph
-    from qviz.intervals import Interval
     from qviz.metrics import Metric
     from qviz.search.skip import SearchResult, SkipPoint
     from qviz.sensitivity import Sensitivity
@@ -23,49 +27,6 @@ if TYPE_CHECKING:
 POINTS = 16
 #: What a tensor's name is cut to.
 NAME = 44
-
-
-def number(value: float | None, *, signed: bool = False) -> str:
-    """Three significant digits: ``0.0123``, ``45.0``, ``1.20e-05``; "-" where there is none."""
-    if value is None or math.isnan(value):
-        return "-"
-    if not value or math.isinf(value):
-        return f"{value:{'+' if signed and value else ''}g}".removeprefix("-" if not value else " ")
-    rounded = float(f"{value:.2e}")
-    sign = "+" if signed else ""
-    power = math.floor(math.log10(abs(rounded)))
-    if -4 <= power < 5:
-        return f"{rounded:{sign}.{max(0, 2 - power)}f}"
-    return f"{rounded:{sign}.2e}"
-
-
-def percent(value: float | None, *, signed: bool = False) -> str:
-    """``0.0123`` as ``1.23 %``."""
-    if value is not None and abs(value) < 1e-12:  # a sum of changes that cancel
-        value = 0.0
-    return "-" if value is None else f"{number(100 * value, signed=signed)} %"
-
-
-def span(interval: Interval | None) -> str:
-    """A relative interval: ``-1.20 % to +0.30 %``."""
-    if interval is None:
-        return "-"
-    return f"{percent(interval.low, signed=True)} to {percent(interval.high, signed=True)}"
-
-
-def count(value: float) -> str:
-    """A count with its unit prefix: ``940``, ``12.3 M``."""
-    for step, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= step * 0.9995:
-            return f"{number(value / step)}{prefix}"
-    return f"{value:g}"
-
-
-def scored(value: float, metric: Metric) -> str:
-    """A value of a metric with its unit."""
-    if metric.unit == "fraction":
-        return percent(value)
-    return f"{number(value)} {metric.unit}".rstrip()
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> str:
