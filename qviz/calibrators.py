@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import Annotated, Protocol, TypeVar, cast, get_type_hints
 
 import numpy as np
@@ -265,7 +265,11 @@ def parameters(name: str) -> tuple[Parameter, ...]:
     Raises:
         RangeError: no such calibrator.
     """
-    function = _named(name)
+    return _declared(cast(Callable[..., ClipRange], _named(name)))
+
+
+@cache  # reading a signature takes longer than most calibrators
+def _declared(function: Callable[..., ClipRange]) -> tuple[Parameter, ...]:
     hints = get_type_hints(function, include_extras=True)
     return tuple(
         Parameter(key, None if p.default is p.empty else p.default, hints[key].__metadata__[0])

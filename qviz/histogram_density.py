@@ -152,7 +152,8 @@ def _place(d: Density, x: Doubles) -> tuple[NDArray[np.intp], Doubles]:
     """Piece that every ``x`` lies in, and how far right of its left end."""
     last = d.left.size - 1
     cell = np.floor(x / d.width)
-    piece = np.clip(cell - (d.first - 1), 0, d.bins).astype(np.intp)
+    cell -= d.first - 1
+    piece = np.minimum(np.maximum(cell, 0.0, out=cell), d.bins, out=cell).astype(np.intp)
     for split in d.splits:
         if split < math.inf:
             piece += x >= split

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qviz.affine import Grid, range_params
+from qviz.affine import Grid, QuantParams, range_params
 from qviz.histogram_density import Density, clipped, squared_error
 
 Doubles = NDArray[np.float64]
@@ -27,6 +28,7 @@ _PER_OCTAVE = 16
 _FINE = (33, 9)  # candidates of the two refinements
 _SWEEPS = 2
 _SWEPT = 1  # octaves around the range found by shrinking both ends
+_ROWS = 256  # candidates of the KL search evaluated at a time: keeps them in the cache
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -107,11 +109,18 @@ class _Search:
 
     def cost(self, low: Doubles, high: Doubles) -> Doubles:
         """Cost of every range [low, high]."""
-        params = range_params(torch.from_numpy(low), torch.from_numpy(high), self.grid, axis=0)
-        error = squared_error(self.density, params)
+        params, error = _errors(self.density, self.grid, low.tobytes(), high.tobytes())
         if self.clip_weight == 1:
             return error
         return error + (self.clip_weight - 1) * clipped(self.density, params)[1]
+
+
+@lru_cache(maxsize=16)  # searches of another weight begin with the same ranges
+def _errors(d: Density, grid: Grid, low: bytes, high: bytes) -> tuple[QuantParams, Doubles]:
+    """Every range [low, high] on the grid, and its squared error; ends as the bytes of float64."""
+    ends = torch.from_numpy(np.stack([np.frombuffer(low), np.frombuffer(high)]))
+    params = range_params(ends[0], ends[1], grid, axis=0)
+    return params, squared_error(d, params)
 
 
 def least_divergence(counts: NDArray[np.int64], levels: int) -> int:
@@ -154,19 +163,29 @@ def _divergences(h: Doubles, kept: NDArray[np.int64], levels: int) -> Doubles:
     inside = cumulative[kept]
     outside = total - inside
     last = h[kept - 1]
-    # Group g of i bins is those with g <= bin * levels / i < g + 1.
-    # levels is a power of two: the shift divides by it and rounds up
-    starts = (np.arange(levels + 1) * kept[:, None] + levels - 1) >> (levels.bit_length() - 1)
-    group = np.diff(cumulative.take(starts), axis=1)  # (candidates, levels)
-    bins = np.diff(filled.take(starts), axis=1)
-    mean = np.divide(group, np.maximum(bins, 1, out=bins))
-    log_mean = np.log(np.maximum(mean, _TINY, out=mean), out=mean)  # an empty group has no say
+    p_log_q = np.empty(kept.size)
+    for start in range(0, kept.size, _ROWS):
+        rows = slice(start, start + _ROWS)
+        group, log_mean = _groups(cumulative, filled, kept[rows], levels)
+        p_log_q[rows] = np.einsum("ij,ij->i", group, log_mean) + outside[rows] * log_mean[:, -1]
     p_log_p = entropy[kept] - _x_log_x(last) + _x_log_x(last + outside)
-    p_log_q = np.einsum("ij,ij->i", group, log_mean) + outside * log_mean[:, -1]
     with np.errstate(divide="ignore", invalid="ignore"):
         divergence = (p_log_p - p_log_q) / total + np.log(inside / total)
     lost = (last == 0) & (outside > 0)
     return np.where(lost | (inside == 0), np.inf, divergence)
+
+
+def _groups(
+    cumulative: Doubles, filled: Doubles, kept: NDArray[np.int64], levels: int
+) -> tuple[Doubles, Doubles]:
+    """Sum of every group, and log of its mean over non-empty bins: (candidates, levels)."""
+    # Group g of i bins is those with g <= bin * levels / i < g + 1.
+    # levels is a power of two: the shift divides by it and rounds up
+    starts = (np.arange(levels + 1) * kept[:, None] + levels - 1) >> (levels.bit_length() - 1)
+    sums, bins_below = cumulative.take(starts), filled.take(starts)
+    group, bins = sums[:, 1:] - sums[:, :-1], bins_below[:, 1:] - bins_below[:, :-1]
+    mean = np.divide(group, np.maximum(bins, 1, out=bins), out=bins)
+    return group, np.log(np.maximum(mean, _TINY, out=mean), out=mean)  # an empty one has no say
 
 
 def _x_log_x(x: Doubles) -> Doubles:
