@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def measured(drop: float) -> Evaluation:
         reference=Scores("top1", 1.0, 10),
         change=value - 1.0,
         interval=Interval(value - 1.01, value - 0.99),
-        divergence=0.0,
+        divergence=drop,
         divergence_name="kl",
         flips=(),
         p_value=None,
@@ -91,7 +92,25 @@ def test_the_curve_holds_every_measured_point_with_its_prediction(graph: Graph) 
     assert points[()].drop == pytest.approx(0.085)
     assert points[("b",)].drop == pytest.approx(0.025)
     assert points[("b",)].predicted == pytest.approx(0.025)
+    assert points[("b",)].predicted_divergence == points[("b",)].divergence == pytest.approx(0.025)
     assert points[("b", "c")].float_macs == pytest.approx(0.5)
+
+
+def test_the_prediction_takes_its_rate_from_all_int8(graph: Graph) -> None:
+    # Alone the ops cause a divergence of 0.085, together twice that: half the rate.
+    doubled = {name: 2 * drop for name, drop in DROPS.items()}
+    result = search(Recipe(), graph, ranking(**DROPS), additive(graph, **doubled))
+    first, second = result.curve[:2]
+    assert first.drop == pytest.approx(0.17)
+    assert first.predicted == pytest.approx(0.085)
+    assert second.predicted == pytest.approx(0.025)
+
+
+def test_a_ranking_that_knows_nothing_predicts_nothing(graph: Graph) -> None:
+    unknown = ranking(**DROPS)
+    unknown = replace(unknown, rows=tuple(replace(r, exact=False) for r in unknown.rows))
+    result = search(Recipe(), graph, unknown, additive(graph, **DROPS))
+    assert {point.predicted for point in result.curve} == {None}
 
 
 def test_nothing_is_skipped_if_all_int8_is_within_the_target(graph: Graph) -> None:

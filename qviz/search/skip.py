@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from qviz.estimate import Anchor, Effects, drop_interval, effects, estimate
 from qviz.evaluate import Evaluation
 from qviz.graph import Graph
 from qviz.progress import OnProgress, Reporter
@@ -31,10 +32,13 @@ class SkipPoint:
         drop: measured relative drop of the metric, positive is worse.
         low: lower limit of its 95 % interval.
         high: upper limit.
-        predicted: the drop if the ops' own changes simply added up, None if not all are known.
+        predicted: the drop that the divergences of the ops still int8 add up to (``estimate.py``),
+            None if not all are known.
         float_macs: share of multiply-accumulates left in float.
         value: the metric.
-        step: ``add``, ``give back`` or ``bisect``.
+        step: ``add``, ``give back`` or ``bisect``; what the app measures is a ``draft``.
+        divergence: measured divergence from float.
+        predicted_divergence: the sum of what the ops still int8 cause alone.
     """
 
     skipped: tuple[str, ...]
@@ -45,6 +49,8 @@ class SkipPoint:
     float_macs: float
     value: float
     step: str
+    divergence: float | None = None
+    predicted_divergence: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +131,44 @@ def search(
     )
 
 
+def point_of(
+    recipe: Recipe,
+    graph: Graph,
+    result: Evaluation,
+    skipped: tuple[str, ...],
+    step: str,
+    known: Effects,
+    anchor: Anchor | None,
+) -> SkipPoint:
+    """A measured recipe as a point of the curve.
+
+    Args:
+        recipe: what was measured.
+        graph: the model.
+        result: the measurement.
+        skipped: ops, or operands, that it leaves in float.
+        step: why it was measured.
+        known: what each op does alone.
+        anchor: all int8, measured.
+    """
+    interval = drop_interval(result)
+    predicted = estimate(known, graph, recipe, anchor)
+    operands = graph.operands
+    ops = {operands[name].op if name in operands else name for name in skipped}
+    return SkipPoint(
+        skipped=skipped,
+        drop=result.drop,
+        low=interval.low,
+        high=interval.high,
+        predicted=None if predicted is None else predicted.drop,
+        float_macs=sum(graph.ops[name].macs for name in ops) / max(1, graph.macs),
+        value=result.value,
+        step=step,
+        divergence=result.divergence,
+        predicted_divergence=None if predicted is None else predicted.divergence,
+    )
+
+
 class _Walk:
     def __init__(
         self,
@@ -138,45 +182,26 @@ class _Walk:
     ) -> None:
         self.recipe, self.graph, self.measure, self.max_drop = recipe, graph, measure, max_drop
         self.ranking = [row.name for row in sensitivity.rows]
-        self.changes = {row.name: row.change for row in sensitivity.rows}
+        self.effects = effects([sensitivity])
+        self.anchor: Anchor | None = None
         self.curve: list[SkipPoint] = []
         self.report = Reporter("search", len(self.ranking) + 1, progress)
         self.on_point = on_point
-        self.higher_is_better = True
 
     def point(self, skipped: tuple[str, ...], step: str) -> SkipPoint:
         """Measure one set, once."""
         for known in self.curve:
             if set(known.skipped) == set(skipped):
                 return known
-        result = self.measure(self.recipe.skip(*skipped))
-        self.higher_is_better = result.metric.higher_is_better
-        low, high = result.interval.low, result.interval.high
-        if self.higher_is_better:
-            low, high = -high, -low
-        point = SkipPoint(
-            skipped=skipped,
-            drop=result.drop,
-            low=low,
-            high=high,
-            predicted=self.predicted(skipped),
-            float_macs=sum(self.graph.ops[n].macs for n in skipped) / max(1, self.graph.macs),
-            value=result.value,
-            step=step,
-        )
+        recipe = self.recipe.skip(*skipped)
+        result = self.measure(recipe)
+        self.anchor = self.anchor or Anchor.of(result)  # the first one measured skips nothing
+        point = point_of(recipe, self.graph, result, skipped, step, self.effects, self.anchor)
         self.curve.append(point)
         if self.on_point is not None:
             self.on_point(point)
         self.report.step(f"{len(skipped)} skipped: drop {point.drop:.2%}")
         return point
-
-    def predicted(self, skipped: tuple[str, ...]) -> float | None:
-        """Sum of the drops that the ops still int8 cause alone."""
-        left = [c for name, c in self.changes.items() if name not in skipped]
-        if any(c is None for c in left):
-            return None
-        total = sum(c for c in left if c is not None)
-        return -total if self.higher_is_better else total
 
     def greedy(self) -> SkipPoint:
         """Skip the worst until within the target, then give back what is not needed."""
