@@ -65,6 +65,7 @@ def histogram_figure(
     *,
     selected: str | None = None,
     name: str = "",
+    log: bool = True,
 ) -> go.Figure:
     """One tensor's values, with the candidate ranges as pairs of lines.
 
@@ -73,16 +74,19 @@ def histogram_figure(
         candidates: drawn in this order; a click on the legend hides one.
         selected: ``calibrator`` of the candidate to be drawn thick, if any.
         name: of the tensor, for the title.
+        log: whether counts are drawn on a logarithmic scale.
 
     Returns:
         A figure with one trace for the histogram and one per candidate.
     """
     edges, counts = drawn_bins(histogram)
-    peak = math.log10(max(counts.max(initial=1), 1))
+    most = float(max(counts.max(initial=1), 1))
+    peak = math.log10(most)
     top = peak + 0.15 * (peak + 1)
+    heights = np.logspace(math.log10(FLOOR), top, 13) if log else np.linspace(0, 1.15 * most, 13)
     figure = go.Figure()
     if counts.size:
-        figure.add_trace(_step_trace(edges, counts))
+        figure.add_trace(_step_trace(edges, counts, FLOOR if log else 0.0))
     else:
         figure.add_annotation(
             text="No finite value was seen.", showarrow=False, xref="paper", yref="paper"
@@ -97,7 +101,7 @@ def histogram_figure(
                 candidate,
                 color=colour_of(candidate.calibrator),
                 dash=dashes[shown[family] % len(dashes)],
-                heights=np.logspace(math.log10(FLOOR), top, 13),
+                heights=heights,
                 thick=candidate.calibrator == selected,
                 left=histogram.min < 0,
             )
@@ -106,12 +110,12 @@ def histogram_figure(
         title=f"{name}: {histogram.size:,} values" if name else None,
         xaxis={"title": "value (units of the tensor)", "zeroline": True},
         yaxis={
-            "title": "values per bin (count, log scale)",
-            "type": "log",
-            "range": [math.log10(FLOOR), top],
+            "title": "values per bin (count, log scale)" if log else "values per bin (count)",
+            "type": "log" if log else "linear",
+            "range": [math.log10(FLOOR), top] if log else [0, 1.15 * most],
             "fixedrange": True,
-            "exponentformat": "power",
-            "dtick": 1,
+            "exponentformat": "power" if log else "SI",
+            "dtick": 1 if log else None,
         },
         # Below the picture, where it costs no width on a narrow screen.
         legend={"orientation": "h", "yanchor": "top", "y": -0.22, "itemclick": "toggle"},
@@ -252,13 +256,13 @@ def drawn_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.in
     return edges, joined
 
 
-def _step_trace(edges: NDArray[np.float64], counts: NDArray[np.int64]) -> go.Scatter:
+def _step_trace(edges: NDArray[np.float64], counts: NDArray[np.int64], floor: float) -> go.Scatter:
     """A staircase: a tenth of the bytes of bars, and the same picture."""
-    heights = np.maximum(counts, FLOOR)
+    heights = np.maximum(counts, floor)
     exact = np.stack([edges[:-1], edges[1:], counts], axis=1)
     return go.Scatter(
         x=np.concatenate([edges[:1], edges]),
-        y=np.concatenate([[FLOOR], heights, [FLOOR]]),
+        y=np.concatenate([[floor], heights, [floor]]),
         customdata=np.concatenate([exact[:1], exact, exact[-1:]]),
         line={"shape": "hv", "color": _GREY, "width": 1},
         fill="tozeroy",
