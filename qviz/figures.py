@@ -17,7 +17,6 @@ from qviz.calibrators import Candidate
 from qviz.errors import MissingExtraError
 from qviz.histogram import Histogram
 from qviz.metrics import METRICS
-from qviz.search.skip import SearchResult
 from qviz.sensitivity import Sensitivity
 
 try:
@@ -172,62 +171,6 @@ def sensitivity_figure(sensitivity: Sensitivity, *, most: int = 40) -> go.Figure
         yaxis={"autorange": "reversed", "automargin": True},
         height=max(220, 90 + 20 * len(rows)),
         margin={"l": 20, "r": 20, "t": 20, "b": 60},
-    )
-    return figure
-
-
-def skip_curve_figure(result: SearchResult) -> go.Figure:
-    """Relative drop against the number of ops left in float: measured, predicted, target."""
-    points = sorted(result.curve, key=lambda point: (len(point.skipped), point.drop))
-    count = [len(point.skipped) for point in points]
-    figure = go.Figure()
-    figure.add_trace(
-        go.Scatter(
-            x=count,
-            y=[100 * point.drop for point in points],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * (point.high - point.drop) for point in points],
-                "arrayminus": [100 * (point.drop - point.low) for point in points],
-            },
-            mode="markers",
-            marker={
-                "color": _COLOURS["fixed"],
-                "size": [13 if point is result.best else 7 for point in points],
-            },
-            name="measured",
-            hovertext=[
-                f"{point.float_macs:.1%} of multiply-accumulates in float" for point in points
-            ],
-            hovertemplate="%{x} in float: drop %{y:.3f} %<br>%{hovertext}<extra></extra>",
-        )
-    )
-    known = [point for point in points if point.predicted is not None]
-    if known:
-        figure.add_trace(
-            go.Scatter(
-                x=[len(point.skipped) for point in known],
-                y=[100 * (point.predicted or 0.0) for point in known],
-                mode="lines",
-                line={"color": _COLOURS["percentile"], "dash": "dash"},
-                name="predicted (ops' own drops added up)",
-            )
-        )
-    figure.add_trace(
-        go.Scatter(
-            x=[0, max([1, *count])],
-            y=[100 * result.max_drop] * 2,
-            mode="lines",
-            line={"color": _COLOURS["mse"], "dash": "dot"},
-            name="target",
-        )
-    )
-    figure.update_layout(
-        xaxis={"title": f"ops left in float (of {result.quantizable})", "rangemode": "tozero"},
-        yaxis={"title": "drop from float (relative, %)"},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.22},
-        margin={"l": 70, "r": 20, "t": 20, "b": 60},
     )
     return figure
 

@@ -226,8 +226,8 @@ def sensitivity_table(sensitivity: Sensitivity) -> pd.DataFrame:
 def curve_table(result: SearchResult) -> pd.DataFrame:
     """One row per set of skipped ops that the search measured, in its order.
 
-    Columns: drops are relative, positive is worse, with the 95 % interval; ``predicted`` adds up
-    what each op still int8 costs alone.
+    Columns: drops are relative, positive is worse, with the 95 % interval; ``predicted``
+    follows what the ops still int8 do alone (``estimate.py``).
     """
     return _frame(
         CURVE,

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from qviz import figures
 from qviz.affine import Grid
 from qviz.calibrators import candidates
-from qviz.figures import drawn_bins, histogram_figure, sensitivity_figure, skip_curve_figure
+from qviz.figures import drawn_bins, histogram_figure, sensitivity_figure
 from qviz.histogram import Histogram, collect
-from qviz.search.skip import SearchResult
 from qviz.sensitivity import Sensitivity
 
 
@@ -157,12 +156,3 @@ def test_bars_are_worst_first_with_their_intervals_and_estimates_are_hollow(
 
 def test_only_the_worst_are_drawn(ranking: Sensitivity) -> None:
     assert list(sensitivity_figure(ranking, most=1).data[0].y) == ["conv"]
-
-
-def test_a_search_shows_what_was_measured_predicted_and_wanted(found: SearchResult) -> None:
-    measured, predicted, target = skip_curve_figure(found).data
-    assert list(measured.x) == [0, 1]
-    assert measured.y == pytest.approx([2.0, 0.5])
-    assert measured.marker.size[1] > measured.marker.size[0]  # the point that was chosen
-    assert (list(predicted.x), list(predicted.y)) == ([0], [2.5])
-    assert set(target.y) == {1.0}
