@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "scores",
         "intervals",
         "progress",
+        "digits",
         "diagnosis",
     ),
     "graph": (
@@ -72,9 +73,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "shipped",
         "store*",
     ),
-    "pictures": ("figures*", "tables*", "report", "node_data"),
-    "session": ("session", "opening", "jobs", "background", "meter", "reporting"),
-    "faces": ("cli*", "notebook", "ui.*", "__init__", "__main__"),
+    "pictures": ("figures*", "tables*", "report", "report_*", "node_data"),
+    "session": (
+        "session",
+        "opening",
+        "jobs",
+        "background",
+        "meter",
+        "reporting",
+        "reproduce",
+        "run_results",
+    ),
+    "faces": ("cli*", "notebook*", "ui.*", "__init__", "__main__"),
 }
 ORDER = tuple(GROUPS)
 
@@ -170,7 +180,7 @@ def test_streamlit_is_imported_only_by_the_app() -> None:
 
 
 def test_plotly_is_imported_only_where_pictures_are_made_or_shown() -> None:
-    allowed = ("qviz/figures", "qviz/report.py", "qviz/notebook.py", "qviz/ui/", "pages/")
+    allowed = ("qviz/figures", "qviz/report.py", "qviz/notebook", "qviz/ui/", "pages/")
     assert [name for name in files_that_import("plotly") if not name.startswith(allowed)] == []
 
 

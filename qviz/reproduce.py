@@ -1,0 +1,106 @@
+"""The commands and the Python that do a recipe again, as text to copy."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from qviz.recipe import Recipe
+from qviz.records import digest
+from qviz.session import Session
+
+#: What a run folder remembers of how its model was opened (``cli_remember.py`` writes it).
+OPTIONS = "options"
+#: Arguments of ``qviz.open`` that name files, and those that do not with their defaults.
+_FILES = ("calibration", "evaluation", "metric", "weights", "preprocessing")
+_PLAIN = {
+    "profile": ("profile", "cuda"),
+    "batch_size": ("batch_size", 32),
+    "fold": ("fold_batch_norm", True),
+    "seed": ("seed", 0),
+}
+
+
+def recipe_name(recipe: Recipe) -> str:
+    """Name of the file that holds exactly this recipe; another recipe has another name."""
+    return f"recipe-{digest(recipe)[:8]}"
+
+
+def commands(
+    run: Path,
+    recipe: Path,
+    folder: Path,
+    report: Path | None = None,
+    formats: Sequence[str] = ("checkpoint",),
+) -> str:
+    """Export a recipe, verify it again and report on it, on the command line.
+
+    Args:
+        run: the run folder.
+        recipe: file that holds the recipe.
+        folder: to export to.
+        report: file of the report; None is the run folder's.
+        formats: to write.
+    """
+    wanted = [] if tuple(formats) == ("checkpoint",) else ["--formats", ",".join(formats)]
+    lines = [
+        ["qviz", "export", str(run), "--recipe", str(recipe), "-o", str(folder), *wanted],
+        ["qviz", "verify", str(folder)],
+        ["qviz", "report", str(run), "--recipe", str(recipe), "--checkpoint", str(folder)],
+    ]
+    if report is not None:
+        lines[2] += ["-o", str(report)]
+    if "checkpoint" not in formats:
+        del lines[1]
+    return "\n".join(shlex.join(words) for words in lines)
+
+
+def opened_with(session: Session) -> Mapping[str, object] | None:
+    """How the session's run was opened; None if that is not known, as for a model in memory."""
+    found = None if session.run is None else session.run.read_json(OPTIONS)
+    return found if isinstance(found, dict) and found.get("model") else None
+
+
+def snippet(
+    options: Mapping[str, object],
+    recipe: Path,
+    folder: Path,
+    formats: Sequence[str] = ("checkpoint",),
+) -> str:
+    """Python that opens the same model and data, measures a recipe and exports it.
+
+    Args:
+        options: how it was opened, see ``opened_with``.
+        recipe: file that holds the recipe.
+        folder: to export to.
+        formats: to write.
+    """
+    there = Path(str(options.get("cwd") or Path.cwd()))
+    given = [repr(_absolute(options["model"], there))]
+    for name in _FILES:
+        if options.get(name):
+            given.append(f"{name}={_absolute(options[name], there)!r}")
+    for name, (argument, default) in _PLAIN.items():
+        if (value := options.get(name)) is not None and value != default:
+            given.append(f"{argument}={value!r}")
+    opened = f"qviz.open({', '.join(given)})"
+    if len(given) > 1:
+        opened = "qviz.open(\n" + "".join(f"    {one},\n" for one in given) + ")"
+    return f"""\
+from pathlib import Path
+
+import qviz
+
+session = {opened}
+recipe = qviz.Recipe.from_json(Path({str(recipe)!r}).read_text())
+found = session.evaluate(recipe)
+print(found.metric.name, found.value, "float", found.reference.value)
+session.export(recipe, {str(folder)!r}, formats={list(formats)!r})
+"""
+
+
+def _absolute(spec: object, folder: Path) -> str:
+    """A path of then, also ``file.py:name``, made independent of the working folder."""
+    path, colon, name = str(spec).partition(":")
+    return f"{folder / path}{colon}{name}" if path and (folder / path).exists() else str(spec)
