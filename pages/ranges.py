@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import streamlit as st
 
-from qviz import figures
-from qviz.ui import visit
-from qviz.ui.chart import chart
+from qviz.ui import ranges, ranges_view, visit
+from qviz.ui import ranges_words as words
+from qviz.ui.ranges_metric import draft_metric
+from qviz.ui.ranges_weight import weight
 
 st.title("Ranges")
 workspace = visit.require()
-layer = visit.layer(workspace)
+op = visit.layer(workspace)
+if op is None:
+    st.info(words.NO_OPS)
+    st.stop()
+
+operand = ranges.toolbar(workspace, op)
+if operand.kind == "weight":
+    weight(workspace, operand, log=st.session_state["ranges_log"])
+    st.stop()
+
+shown = ranges_view.view(workspace.opened, workspace.recipe, operand)
 graph = workspace.opened.session.graph
-if layer is not None:
-    tensor = next(o.tensor for o in graph.ops[layer].operands if o.kind == "activation")
-    found = workspace.opened.calibration
-    figure = figures.histogram_figure(
-        found.histograms[tensor], found.candidates[tensor], name=tensor
-    )
-    chart(figure, key="histogram", alt=f"Histogram of {tensor}")
+st.markdown(words.about(graph.ops[op], shown, graph))
+left, right = st.columns([3, 1])
+with left:
+    ranges.picture(workspace, shown)
+with right:
+    draft_metric(workspace, key="ranges_measured")
+    ranges.inputs(workspace, shown)
+ranges.diagnosis(workspace, shown)
+candidates, channels, beside = st.tabs(
+    ["Candidates", "Channels", "Side by side"], key="ranges_tab", on_change="rerun"
+)
+with candidates:
+    if candidates.open:
+        ranges.table(workspace, shown)
+with channels:
+    if channels.open:
+        ranges.channels(shown)
+with beside:
+    if beside.open:
+        ranges.beside(workspace, shown)

@@ -25,7 +25,7 @@ const costPanel = (node) => {
   const fields = {};
   for (const [key, title] of [
     ["range", "Range"], ["clipped", "Clipped values"], ["step", "Step"],
-    ["sqnr", "SQNR of the tensor (estimated)"], ["split", "Error: clipping / rounding"],
+    ["sqnr", "SQNR (estimated)"], ["split", "Error: clipping / rounding"],
   ]) {
     const box = make("div");
     fields[key] = make("dd");
@@ -36,9 +36,8 @@ const costPanel = (node) => {
   bar.append(make("i"), make("i"));
   fields.split.parentElement.append(bar);
   node.parentElement.append(list);
-  const show = ({ lo, hi, mirrored, left, best }, cost) => {
+  const show = ({ lo, hi, mirrored, best }, cost) => {
     fields.range.textContent = mirrored ? `±${short(hi)}` : `${short(lo)} to ${short(hi)}`;
-    if (mirrored && !left) fields.range.append(make("small", "", " (no value is negative)"));
     fields.clipped.textContent = percent(cost.clipped_fraction);
     fields.step.textContent = short(cost.step);
     const db = cost.sqnr_db;
