@@ -17,6 +17,7 @@ from qviz.jobs import Job
 from qviz.ui.history import History, Step
 from qviz.ui.launch import Start
 from qviz.ui.models import Models, Opened
+from qviz.ui.sensitivity_results import Rankings
 
 if TYPE_CHECKING:
     # at runtime only once a model is open: the first page must not wait for torch
@@ -36,6 +37,7 @@ class Workspace:
         id: stands in the address.
         start: what was asked for.
         jobs: the last job of each kind: "sensitivity", "search", "calibrators", "export".
+        rankings: what sensitivity was measured, and what the form of that page says.
     """
 
     def __init__(self, start: Start, opening: Job) -> None:
@@ -43,6 +45,7 @@ class Workspace:
         self.start = start
         self.opening = opening
         self.jobs: dict[str, Job] = {}
+        self.rankings = Rankings()
         self._history: History | None = None
         self._variants: dict[str, Recipe] | None = None
 
