@@ -4,6 +4,7 @@
     qviz run MODEL --calibration D --evaluation D -o DIR       the whole job
     qviz calibrate | evaluate | sensitivity | search MODEL ... -o DIR    its steps
     qviz export RUN -o DIR; qviz verify DIR             the int8 checkpoint
+    qviz report RUN [-o FILE]                           one HTML file about it
     qviz app                                            the same in the browser
 
 Results go to standard output, everything else to standard error. Whatever the user can do something
@@ -92,6 +93,10 @@ def _dispatch(options: argparse.Namespace, command: Sequence[str]) -> int:
         if options.verb == "export":
             return cli_checkpoint.export(options, command)
         return cli_checkpoint.verify(options)
+    if options.verb == "report":
+        from qviz.cli_report import report
+
+        return report(options, command)
     alone = {"samples": more.samples, "info": more.info, "app": more.app}
     code = alone[options.verb](options)
     sys.stdout.flush()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qviz import cli_json as as_json
 from qviz import cli_print as show
+from qviz.cli_beside import free
 from qviz.cli_open import prepare, read_recipe
 from qviz.cli_progress import Meter
 from qviz.cli_remember import OPTIONS, opened_again, stored_options
@@ -29,14 +30,18 @@ def export(options: argparse.Namespace, command: Sequence[str]) -> int:
     folder, output = options.run.resolve(), options.output.resolve()
     recipe_file = Path(options.recipe).resolve() if options.recipe else folder / "recipe.json"
     formats = _formats(options.formats)
-    with Meter(quiet=options.quiet) as meter, opened_again(folder, options) as again:
+    with (
+        Meter(quiet=options.quiet) as meter,
+        free(folder, meter) as home,
+        opened_again(home, options) as again,
+    ):
         if not recipe_file.exists():
             raise InputError(
                 str(recipe_file),
                 "there is no such file",
                 "Finish the run with qviz run or qviz search, or name a recipe with --recipe",
             )
-        job = open_job(again, command, meter, folder=folder)
+        job = open_job(again, command, meter, folder=home)
         recipe = read_recipe(recipe_file, job.session)
         try:
             made = job.session.export(recipe, output, formats=formats, progress=meter.tell)

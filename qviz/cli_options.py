@@ -224,6 +224,21 @@ def parser() -> Parser:
     _pixels(made)
     _machine(made)
 
+    made = verb("report", "write one self-contained HTML file about a run")
+    made.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    made.add_argument("--recipe", metavar="FILE", help="another one than the run's")
+    made.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        help="what qviz export wrote (RUN/export, RUN-int8)",
+    )
+    made.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
+    _machine(made)
+    made.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="file to write (RUN/report.html)"
+    )
+
     made = verb("app", "open the app in the browser")
     made.add_argument("model", metavar="MODEL | RUN", nargs="?", help=f"{MODEL}; or a run folder")
     made.add_argument("--calibration", metavar="D", help=f"samples that ranges come from: {DATA}")
@@ -252,6 +267,7 @@ VERBS = (
     "search",
     "export",
     "verify",
+    "report",
     "app",
 )
 

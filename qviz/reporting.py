@@ -13,7 +13,7 @@ from qviz import reproduce, run_results
 from qviz.affine import Grid
 from qviz.calibration import Calibration, specs_with
 from qviz.calibrators import DEFAULT_CANDIDATES, Candidate
-from qviz.errors import InputError, RunFolderError
+from qviz.errors import InputError
 from qviz.histogram import Histogram
 from qviz.histogram_cost import ClipRange, costs
 from qviz.int8.checkpoint import RECIPE
@@ -66,8 +66,6 @@ def write_report(
         InputError: the file cannot be written, or there is no run folder to write it to.
         MissingExtraError: plotly is not installed.
     """
-    from qviz.report import html
-
     target = _target(session, path)
     content = gather(
         session,
@@ -77,6 +75,18 @@ def write_report(
         checkpoint=checkpoint,
         progress=progress,
     )
+    return write(content, target)
+
+
+def write(content: Content, target: Path) -> Path:
+    """Write the page of a report's values.
+
+    Raises:
+        InputError: the file cannot be written.
+        MissingExtraError: plotly is not installed.
+    """
+    from qviz.report import html
+
     page = html(content).encode()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +117,20 @@ def gather(
     sensitivity: Sensitivity | None = None,
     search: SearchResult | None = None,
     checkpoint: str | Path | None = None,
+    home: Path | None = None,
     progress: OnProgress | None = None,
 ) -> Content:
-    """The values of a report; see ``write_report``."""
+    """The values of a report; see ``write_report``.
+
+    Args:
+        session: see there.
+        recipe: see there.
+        sensitivity: see there.
+        search: see there.
+        checkpoint: see there.
+        home: the run folder, where the session works on a copy of it.
+        progress: see there.
+    """
     if isinstance(recipe, SearchResult):
         search, recipe = search or recipe, recipe.recipe
     resolve(recipe, session.graph)
@@ -151,7 +172,7 @@ def gather(
         versions=versions() if session.run is None else session.run.manifest.versions,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command="" if session.run is None else shlex.join(session.run.manifest.command),
-        **_again(session, recipe, folder),
+        **_again(session, recipe, folder, home),
         warnings=tuple(dict.fromkeys(session.warnings)),
     )
 
@@ -239,30 +260,17 @@ def _sources(session: Session) -> tuple[Source, ...]:
     return tuple(found)
 
 
-def _again(session: Session, recipe: Recipe, folder: Path | None) -> dict[str, str]:
+def _again(
+    session: Session, recipe: Recipe, folder: Path | None, home: Path | None
+) -> dict[str, str]:
     """How to do it again; nothing if the run folder does not know how the model was opened."""
     options = reproduce.opened_with(session)
     if session.run is None or options is None:
         return {}
-    run = session.run.path.resolve()
-    file = save_recipe(session, recipe)
+    run = (home or session.run.path).resolve()
+    file = reproduce.save_recipe(run, recipe)
     target = (folder or run / "export").resolve()
     return {
         "again": reproduce.commands(run, file, target),
         "python": reproduce.snippet(options, file, target),
     }
-
-
-def save_recipe(session: Session, recipe: Recipe) -> Path:
-    """Keep exactly this recipe in the run folder, under a name that no other recipe has.
-
-    Raises:
-        RunFolderError: there is no run folder, or it cannot be written.
-    """
-    if session.run is None:
-        raise RunFolderError("recipe", "there is no run folder to keep it in", "Give run_dir=")
-    name = reproduce.recipe_name(recipe)
-    path = (session.run.path / f"{name}.json").resolve()
-    if not path.exists():
-        session.save(name, recipe)
-    return path

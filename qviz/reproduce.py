@@ -9,6 +9,7 @@ from pathlib import Path
 from qviz.recipe import Recipe
 from qviz.records import digest
 from qviz.session import Session
+from qviz.store_files import replace_file, reported
 
 #: What a run folder remembers of how its model was opened (``cli_remember.py`` writes it).
 OPTIONS = "options"
@@ -22,9 +23,19 @@ _PLAIN = {
 }
 
 
-def recipe_name(recipe: Recipe) -> str:
-    """Name of the file that holds exactly this recipe; another recipe has another name."""
-    return f"recipe-{digest(recipe)[:8]}"
+def save_recipe(run: Path, recipe: Recipe) -> Path:
+    """Keep exactly this recipe in a run folder, under a name that no other recipe has.
+
+    So that what is printed today still means the same when the draft has changed.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    path = (run / f"recipe-{digest(recipe)[:8]}.json").resolve()
+    with reported(path):
+        if not path.exists():
+            replace_file(path, recipe.to_json().encode())
+    return path
 
 
 def commands(
