@@ -135,7 +135,7 @@ def gather(
         search, recipe = search or recipe, recipe.recipe
     resolve(recipe, session.graph)
     calibration = session.calibrate(
-        specs_with(DEFAULT_CANDIDATES, _known(recipe.calibrator)), progress=progress
+        specs_with(DEFAULT_CANDIDATES, calibrator_of(recipe)), progress=progress
     )
     measured = None
     if session.evaluation_data is not None:
@@ -179,11 +179,12 @@ def gather(
 
 def default_of(session: Session, recipe: Recipe) -> Recipe:
     """Everything int8 at 8 bits with the ranges of the recipe's calibrator: what it starts from."""
-    return session.recipe(_known(recipe.calibrator), profile=recipe.profile)
+    return session.recipe(calibrator_of(recipe), profile=recipe.profile)
 
 
-def _known(calibrator: str) -> str:
-    # ranges drawn by hand come from no calibrator
+def calibrator_of(recipe: Recipe) -> str:
+    """The recipe's calibrator; ``max`` if its ranges were drawn by hand from the start."""
+    calibrator = recipe.calibrator
     return "max" if calibrator.partition(":")[0] == "fixed" else calibrator
 
 

@@ -38,6 +38,7 @@ class Workspace:
         start: what was asked for.
         jobs: the last job of each kind: "sensitivity", "search", "calibrators", "export".
         rankings: what sensitivity was measured, and what the form of that page says.
+        export_folder: what the export page has for a folder, None until it was opened.
     """
 
     def __init__(self, start: Start, opening: Job) -> None:
@@ -46,6 +47,7 @@ class Workspace:
         self.opening = opening
         self.jobs: dict[str, Job] = {}
         self.rankings = Rankings()
+        self.export_folder: str | None = None
         self._history: History | None = None
         self._variants: dict[str, Recipe] | None = None
 

@@ -1,0 +1,205 @@
+"""The export page: choose formats and a folder, write, and see what was proven."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from qviz import background, report_words
+from qviz.cli_remember import OPTIONS
+from qviz.digits import count, number, percent, scored
+from qviz.export import EXPORTERS
+from qviz.int8.verify import verify
+from qviz.jobs import Job
+from qviz.metrics import METRICS
+from qviz.recipe import Recipe
+from qviz.recipe_diff import differences
+from qviz.session import Session
+from qviz.tables_export import files_table, parity_table
+from qviz.ui import export_words as words
+from qviz.ui import jobs_view
+from qviz.ui.export_folder import Target, Written, target, written
+from qviz.ui.workspace import Workspace
+
+#: Folder in the run folder that is offered.
+OFFERED = "export"
+
+
+def choose(workspace: Workspace) -> tuple[tuple[str, ...], Target]:
+    """The formats and the folder that the page says, and the button that writes."""
+    st.subheader("Write")
+    run = _run(workspace)
+    formats = st.pills(
+        "Formats",
+        list(EXPORTERS),
+        selection_mode="multi",
+        default=next(iter(EXPORTERS)),
+        key="export_formats",
+        persist_state="session",
+    )
+    for name in formats:
+        st.caption(words.about(name, EXPORTERS[name]))
+    typed = st.text_input(
+        "Folder",
+        workspace.export_folder or str(run / OFFERED),
+        key=f"export_folder_{workspace.id}",
+        persist_state="session",
+        help=words.FOLDER_HELP,
+    )
+    found = target(typed, run)
+    workspace.export_folder = typed  # a reload finds it again
+    if found.error is not None:
+        st.error(found.error)
+    else:
+        st.caption(f"Will be written to {words.plain(str(found.path))}")
+    if found.note is not None and not _busy(workspace):
+        st.info(found.note)
+    st.button(
+        "Export",
+        key="export_start",
+        type="primary",
+        shortcut="Ctrl+Enter",
+        disabled=found.error is not None or not formats or _busy(workspace),
+        on_click=start,
+        args=(workspace, found.path, tuple(formats)),
+    )
+    return tuple(formats), found
+
+
+def start(workspace: Workspace, folder: Path, formats: Sequence[str]) -> None:
+    """Export the draft; for callbacks."""
+    session, recipe = workspace.opened.session, workspace.recipe
+    work = _work(session, recipe, folder, formats)
+    workspace.submit("export", f"export {', '.join(formats)}", work)
+
+
+def _work(
+    session: Session, recipe: Recipe, folder: Path, formats: Sequence[str]
+) -> Callable[[Job], dict[str, Any]]:
+    write = background.export(session, recipe, folder, formats)
+
+    def work(job: Job) -> dict[str, Any]:
+        try:
+            made = write(job)
+        finally:  # what does not pass is there all the same, and can be verified again
+            if session.run is not None and folder.is_dir():
+                with contextlib.suppress(OSError):
+                    shutil.copyfile(session.run.path / OPTIONS, folder / OPTIONS)
+        session.save("recipe", recipe)  # the decision of this run, as the command line keeps it
+        return made
+
+    return work
+
+
+def verify_again(workspace: Workspace, folder: Path) -> None:
+    """Verify what a folder holds; for callbacks."""
+    session = workspace.opened.session
+    data = session.evaluation_data or session.calibration_data
+    metric = session.metric
+    if metric.needs_labels and not data.labelled:
+        metric = METRICS["agreement"]
+    workspace.submit(
+        "verify",
+        "verify the int8 program",
+        lambda job: verify(folder, data, metric, progress=job.tell),
+    )
+
+
+def result(workspace: Workspace, folder: Path) -> None:
+    """The running job, or what is in the folder and what was proven about it."""
+    for kind in ("export", "verify"):
+        job = workspace.jobs.get(kind)
+        if job is None:
+            continue
+        shown = job.snapshot()
+        if shown.active:
+            jobs_view.progress(job, key=f"export_{kind}")
+            return
+        jobs_view.failure(shown)
+    found = written(folder)
+    if found is None:
+        return
+    st.subheader("What was written")
+    st.code(str(folder), language=None)
+    st.dataframe(
+        files_table(found.files),
+        column_config=words.FILE_COLUMNS,
+        hide_index=True,
+        width="content",
+        alt="Files that were written, with their sizes",
+    )
+    _same_recipe(workspace, found)
+    _proven(workspace, found)
+    st.button(
+        "Verify" if found.parity is None else "Verify again",
+        key="export_verify",
+        help=words.VERIFY_HELP,
+        on_click=verify_again,
+        args=(workspace, folder),
+    )
+
+
+def _same_recipe(workspace: Workspace, found: Written) -> None:
+    if found.recipe is None or found.recipe == workspace.recipe:
+        return
+    texts = [one.text for one in differences(workspace.recipe, found.recipe)]
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    st.info(words.plain(f"The draft has changed since: {'; '.join(texts[:3])}{more}."))
+
+
+def _proven(workspace: Workspace, found: Written) -> None:
+    parity = found.parity
+    if parity is None:
+        st.warning("Not verified yet: nothing is known about what the int8 program computes.")
+        return
+    said = words.plain(report_words.parity_sentence(parity))
+    (st.success if parity["passed"] else st.error)(said)
+    metric = workspace.opened.session.metric
+    metric = metric if metric.name == parity["metric"] else METRICS.get(parity["metric"], metric)
+    numbers = [
+        (f"{metric.title}, int8 program", scored(parity["int8"], metric), "measured"),
+        (f"{metric.title}, simulated", scored(parity["simulated"], metric), "measured"),
+        (
+            "Size of weights",
+            f"{count(parity['int8_bytes'])}B",
+            f"{percent(parity['int8_bytes'] / max(1, parity['float_bytes']))} of float",
+        ),
+    ]
+    numbers += [
+        (
+            f"Latency, batch of {row['batch']}",
+            f"{number(row['int8_ms'])} ms",
+            f"float {number(row['float_ms'])} ms, {row['threads']} thread(s)",
+        )
+        for row in parity["latency"]
+    ]
+    with st.container(horizontal=True):
+        for title, value, note in numbers:
+            with st.container(width=190):
+                st.metric(title, value)
+                st.caption(note)
+    st.caption(words.plain(report_words.parity_metric(parity, metric)))
+    with st.expander(f"All {len(parity['parity']['rows'])} integer calls"):
+        st.dataframe(
+            parity_table(parity),
+            column_config=words.PARITY_COLUMNS,
+            hide_index=True,
+            width="stretch",
+            alt="Integer calls against the simulation",
+        )
+
+
+def _run(workspace: Workspace) -> Path:
+    run = workspace.opened.session.run
+    assert run is not None  # an opened model has one
+    return run.path.resolve()
+
+
+def _busy(workspace: Workspace) -> bool:
+    jobs = (workspace.jobs.get(kind) for kind in ("export", "verify"))
+    return any(job is not None and job.snapshot().active for job in jobs)
