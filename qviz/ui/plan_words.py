@@ -1,0 +1,132 @@
+"""The text of the plan page: sentences, labels and column configurations."""
+
+from __future__ import annotations
+
+import math
+
+import streamlit as st
+
+from qviz.digits import number, percent
+from qviz.estimate import Estimate
+from qviz.evaluate import Evaluation
+from qviz.search.skip import SkipPoint
+from qviz.ui.words import Columns
+
+INTRO = (
+    "Tick what stays in float. The estimate is there at once, the measurement a second later: "
+    "first on a part of the evaluation samples, then on all of them."
+)
+HOW = (
+    "**Estimated**: to second order the divergences that ops cause alone add up, as long as their "
+    "errors are independent; the drop of the metric is in proportion to the divergence, at the "
+    "rate measured with everything int8. **Measured**: the model was run with this choice."
+)
+NO_DATA = (
+    "There are no evaluation data, so nothing can be estimated or measured: ops can be chosen, but "
+    "not judged. Open the model again with evaluation data (--evaluation)."
+)
+FLAT = "Sensitivity is flat: no small set of ops explains the loss."
+
+_number = st.column_config.NumberColumn
+
+
+def choice_columns(kind: str, unit: str) -> Columns:
+    """Columns of the table in which ops or operands are ticked."""
+    return {
+        "float": st.column_config.CheckboxColumn(
+            "Float", help="Ticked: left in float", pinned=True, width="small"
+        ),
+        "name": st.column_config.TextColumn(kind, pinned=True),
+        "type": "Type",
+        "divergence": _number(
+            f"Divergence{unit}",
+            format="%.3g",
+            help="From the float model's outputs, caused by this alone when it is int8",
+        ),
+        "share_percent": _number("Share %", format="%.1f", help="Of the summed divergence"),
+        "known": st.column_config.TextColumn(
+            "Known", help="measured: run with only this int8; estimated: from gradients"
+        ),
+        "tied": st.column_config.TextColumn(
+            "Tied", help="Rows with the same sign cannot be told apart with these samples"
+        ),
+        "macs_percent": _number(
+            "MACs %", format="%.2f", help="Share of the model's multiply-accumulates"
+        ),
+        "size_kb": _number(
+            "Float size (kB)", format="%.1f", help="Weights and biases in float; int8 is a quarter"
+        ),
+        "note": "Note",
+    }
+
+
+POINT_COLUMNS: Columns = {
+    "ops_in_float": _number("Ops in float"),
+    "float_macs_percent": _number("MACs in float %", format="%.2f"),
+    "drop_percent": _number("Drop measured %", format="%.3f"),
+    "low_percent": _number("95 % from", format="%.3f"),
+    "high_percent": _number("to", format="%.3f"),
+    "predicted_percent": _number("Drop predicted %", format="%.3f"),
+    "divergence": _number("Divergence measured", format="%.3g"),
+    "predicted_divergence": _number("Divergence predicted", format="%.3g"),
+    "value": _number("Metric", format="%.4g"),
+    "from": "From",
+    "flag": "Not as predicted",
+    "skipped": "In float",
+}
+
+
+def how_much(ops: int, of: int, float_macs: float) -> str:
+    """``3 of 59 ops in float (2.3 % of MACs)``."""
+    return f"{ops} of {of} ops in float ({percent(float_macs)} of MACs)"
+
+
+def estimated(found: Estimate | None) -> str:
+    """What an estimate was made from."""
+    if found is None:
+        return "nothing is known yet"
+    if found.drop is None:
+        return f"divergence {number(found.divergence)}; the drop follows once all int8 is measured"
+    text = f"divergence {number(found.divergence)}"
+    if found.interval is not None:
+        text += f"; {percent(found.interval.low)} to {percent(found.interval.high)} by its rate"
+    if found.ops:
+        text += f"; {found.measured} of {found.ops} int8 ops measured alone"
+    return text
+
+
+def measured(found: Evaluation, low: float, high: float) -> str:
+    """Interval, divergence and number of samples of a measurement."""
+    interval = "" if math.isnan(found.drop) else f"95 %: {percent(low)} to {percent(high)}; "
+    return f"{interval}divergence {number(found.divergence)}"
+
+
+def search_said(
+    first: SkipPoint, best: SkipPoint, ops: int, of: int, target: float, *, finished: bool
+) -> str:
+    """What a search found, in a sentence."""
+    count = "No op has to be" if ops == 0 else f"{ops} of {of} ops"
+    macs = "" if ops == 0 else f" ({percent(best.float_macs)} of MACs)"
+    if ops == 0 and best.drop <= target:
+        return (
+            f"{count} in float: with everything int8 the drop is {percent(best.drop)}, "
+            f"target {percent(target)}."
+        )
+    text = (
+        f"{count} in float{macs} bring the drop from {percent(first.drop)} to "
+        f"{percent(best.drop)}, target {percent(target)}."
+    )
+    if ops == 0:
+        text = f"With everything int8 the drop is {percent(best.drop)}, target {percent(target)}."
+    if best.drop > target:
+        text += " The target is not reached: this is the best found."
+    elif best.high > target:
+        text += f" The 95 % interval reaches to {percent(best.high)}."
+    if not finished:
+        text += " The search was stopped; more skips than needed may be left."
+    return text
+
+
+def changed(names: int, verb: str) -> str:
+    """A label for the history: ``worst 3 to float``."""
+    return f"{names} {'op' if names == 1 else 'ops'} {verb}"
