@@ -198,9 +198,9 @@ def _entropy(
         return None
     spike = float(h.counts.max()) / h.finite
     if h.zero_fraction >= SPIKE:
-        why = f"{h.zero_fraction:.0%} of the values are exactly 0"
+        why = f"{100 * h.zero_fraction:.0f} % of the values are exactly 0"
     elif spike >= SPIKE:
-        why = f"{spike:.0%} of the values share one of {h.counts.numel():,} bins"
+        why = f"{100 * spike:.0f} % of the values share one of {h.counts.numel():,} bins"
     else:
         return None
     return Finding(
@@ -273,6 +273,6 @@ def _one_sided(h: Histogram, grid: Grid, _: Sequence[Candidate], best: Candidate
         f"{used} of its {2**grid.bits} codes.",
         f"With this profile the step only shrinks with the range: {best.calibrator} has the least "
         f"error (SQNR {best.sqnr_db:.1f} dB). A profile with a zero point (ort-cpu) would use "
-        "all codes.",
+        "all codes and halve the step.",
         best.calibrator,
     )

@@ -78,7 +78,8 @@ def histogram_figure(
     Returns:
         A figure with one trace for the histogram and one per candidate.
     """
-    edges, counts = drawn_bins(histogram)
+    # few values in many bins are a comb that shows no shape
+    edges, counts = drawn_bins(histogram, min(MAX_STEPS, max(64, 4 * math.isqrt(histogram.size))))
     most = float(max(counts.max(initial=1), 1))
     peak = math.log10(most)
     top = peak + 0.15 * (peak + 1)
@@ -175,8 +176,10 @@ def sensitivity_figure(sensitivity: Sensitivity, *, most: int = 40) -> go.Figure
     return figure
 
 
-def drawn_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The used part of a histogram in at most ``MAX_STEPS`` bins.
+def drawn_bins(
+    histogram: Histogram, most: int = MAX_STEPS
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The used part of a histogram in at most ``most`` bins.
 
     Neighbours are joined in powers of two on whole bins, so no count is split or lost.
 
@@ -190,7 +193,7 @@ def drawn_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.in
         return np.empty(0), np.empty(0, dtype=np.int64)
     first, last = int(used[0]), int(used[-1]) + 1
     join = 1
-    while math.ceil(last / join) - first // join > MAX_STEPS:
+    while math.ceil(last / join) - first // join > most:
         join *= 2
     first, last = first - first % join, last + -last % join
     zero = counts.size // 2

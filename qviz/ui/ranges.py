@@ -86,6 +86,8 @@ def picture(workspace: Workspace, shown: View) -> None:
     def moved(lo: float, hi: float) -> None:
         _set(workspace, shown, lo, hi)
 
+    if message := st.session_state.pop("ranges_error", None):
+        st.error(message)
     figure = range_figure(
         shown.histogram,
         shown.shown,
@@ -100,13 +102,11 @@ def picture(workspace: Workspace, shown: View) -> None:
         limits=views.limits(workspace.opened, shown),
         on_range=moved,
     )
-    st.caption(f"{words.values(shown.histogram)}.", help=words.HOW)
+    st.caption(words.values(shown.histogram), help=words.HOW)
 
 
 def inputs(workspace: Workspace, shown: View) -> None:
     """The limits as numbers, and the way back to the calibrator's range."""
-    if message := st.session_state.pop("ranges_error", None):
-        st.error(message)
     if shown.current is None:
         return
     both = not shown.grid.symmetric and shown.histogram.min < 0
@@ -145,7 +145,7 @@ def table(workspace: Workspace, shown: View) -> None:
         return
     rows = ranges_table(shown.shown, None if shown.current is None else shown.current.calibrator)
     specs = [one.calibrator for one in shown.candidates]
-    if st.session_state.get("ranges_calibrator") not in specs:
+    if not st.session_state.get("ranges_calibrator"):
         st.session_state["ranges_calibrator"] = shown.best.calibrator
 
     def picked() -> None:
@@ -167,8 +167,14 @@ def table(workspace: Workspace, shown: View) -> None:
     kind = graph.ops[shown.operand.op].type
     alike = views.like(workspace.opened, shown.operand)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.selectbox("Range of", specs, key="ranges_calibrator", width=220)
-        chosen = st.session_state["ranges_calibrator"]
+        chosen = st.selectbox(
+            "Range of",
+            specs,
+            key="ranges_calibrator",
+            accept_new_options=True,
+            width=220,
+            help="One of the table, or type another: percentile:99.95",
+        )
         for label, key, tensors, what in (
             ("Use for this tensor", "this", (shown.tensor,), f"({shown.tensor})"),
             (f"Use for the {len(alike)} tensors that {kind} reads", "alike", alike, f"({kind})"),
@@ -253,13 +259,23 @@ def _typed(workspace: Workspace, shown: View) -> None:
 def _use(
     workspace: Workspace, calibrator: str, tensors: Iterable[str], what: str | None = None
 ) -> None:
+    """Take one calibrator's ranges of some tensors into the draft."""
     names = tuple(tensors)
-    recipe = views.with_calibrator(workspace.opened, workspace.recipe, calibrator, names)
+    try:
+        recipe = views.with_calibrator(workspace.opened, workspace.recipe, calibrator, names)
+    except QvizError as error:
+        st.session_state["ranges_error"] = str(error)
+        return
     workspace.apply(recipe, words.many(calibrator, len(names), what or f"({names[0]})"))
 
 
 def _use_everywhere(workspace: Workspace, calibrator: str) -> None:
-    recipe = views.with_everywhere(workspace.opened, workspace.recipe, calibrator)
+    """Take one calibrator's ranges of all tensors into the draft."""
+    try:
+        recipe = views.with_everywhere(workspace.opened, workspace.recipe, calibrator)
+    except QvizError as error:
+        st.session_state["ranges_error"] = str(error)
+        return
     workspace.apply(recipe, words.many(calibrator, len(recipe.ranges), ""))
 
 

@@ -74,15 +74,12 @@ def view(opened: Opened, recipe: Recipe, operand: Operand) -> View:
     found = recipe.range_of.get(operand.tensor)
     current = None
     if found is not None and histogram.finite:
-        current = next(
-            (
-                one
-                for one in rows
-                if one.calibrator == found.calibrator
-                and (one.range.lo, one.range.hi) == (found.lo, found.hi)
-            ),
-            None,
-        ) or custom(histogram, found.lo, found.hi, grid)
+        current = custom(histogram, found.lo, found.hi, grid)
+        named = next((one for one in rows if one.calibrator == found.calibrator), None)
+        if named is not None and named.range == current.range:
+            current = named
+        elif named is None:  # a calibrator that is not among the candidates
+            current = replace(current, calibrator=found.calibrator)
     return View(operand, decision, grid, histogram, rows, current)
 
 

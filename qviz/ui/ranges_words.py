@@ -39,7 +39,9 @@ NO_DATA = "No evaluation data were given, so the draft's effect on the model can
 _number = st.column_config.NumberColumn
 COLUMNS: Columns = {
     "calibrator": st.column_config.TextColumn("Calibrator", pinned=True),
-    "note": st.column_config.TextColumn("Note", help="best: least expected error, highest SQNR"),
+    "note": st.column_config.TextColumn(
+        "Note", width=90, help="best: least expected error, highest SQNR"
+    ),
     "lo": _number("From", format="%.5g"),
     "hi": _number("To", format="%.5g"),
     "step": _number("Step", format="%.4g", help="The size of one step, in units of the tensor"),
@@ -78,7 +80,7 @@ def picture(shown: View) -> str:
     h = shown.histogram
     text = f"Histogram of {shown.tensor}: {h.finite:,} values"
     if h.finite:
-        text += f" from {h.min:.4g} to {h.max:.4g}, {h.zero_fraction:.1%} of them zero"
+        text += f" from {h.min:.4g} to {h.max:.4g}, {digits.percent(h.zero_fraction)} of them zero"
     if shown.current is not None:
         one = shown.current
         text += f". Range in use {one.range.lo:.4g} to {one.range.hi:.4g} ({_name(one.calibrator)})"
@@ -89,10 +91,10 @@ def values(h: Histogram) -> str:
     """What the histogram holds."""
     text = f"{h.size:,} values"
     if h.finite:
-        text += f" from {h.min:.5g} to {h.max:.5g}; {h.zero_fraction:.1%} exactly 0"
+        text += f" from {h.min:.5g} to {h.max:.5g}; {digits.percent(h.zero_fraction)} exactly 0"
     if h.nans or h.infs:
         text += f"; {h.nans:,} NaN and {h.infs:,} infinite ones left out"
-    return text
+    return f"{text}. Drag a limit to change the range." if h.finite else f"{text}."
 
 
 def weight_cost(cost: WeightCost, per_channel: bool) -> str:
