@@ -2,9 +2,10 @@
 
     python benchmarks/calibration.py [--images 128] [--batch 32] [--turns 3] [--threads 1]
 
-The reference is an eager forward pass of the user's model, as it is, over the same images in the
-same batches. The contender is everything ``Session.calibrate`` does after capture: the pass that
-collects, and every default candidate of every tensor.
+The reference is an eager forward pass of the user's model, as it is, over the same images in
+batches of ``--batch``. The contender is everything ``Session.calibrate`` does after capture: the
+pass that collects, in chunks of the size it always takes, and every default candidate of every
+tensor.
 
 Memory: the peak of a process that calibrates over the peak of one that only runs the captured
 model's plain forward, both on the same images, in units of the activations of one batch (all
@@ -31,7 +32,7 @@ from qviz.capture import capture
 from qviz.data import Data, as_data
 from qviz.execute import Program
 from qviz.histogram import Histogram
-from qviz.observe import observe
+from qviz.observe import CHUNK, observe
 
 
 def forward(model: nn.Module, x: Tensor, batch: int) -> Callable[[], object]:
@@ -62,13 +63,13 @@ class Case:
         self.program = Program(capture(self.model, next(iter(self.data.head(2).batches(2)))))
 
     def collect(self) -> dict[str, Histogram]:
-        return observe(self.program, self.data, chunk=self.batch)
+        return observe(self.program, self.data)
 
     def everything(self) -> None:
         search(self.collect())
 
     def graph_alone(self) -> None:
-        for part in self.data.batches(self.batch):
+        for part in self.data.batches(CHUNK):
             self.program.run(self.program.inputs(part))
 
 

@@ -23,7 +23,9 @@ from qviz.graph import Graph, TensorInfo
 from qviz.histogram import Collector, Histogram, merge
 from qviz.progress import OnProgress, Reporter
 
-CHUNK = 32
+# Few enough for an activation to be in the cache still when it is counted and read by the next op,
+# and below the size from which the C library gets each block fresh from the system, to be cleared.
+CHUNK = 16
 
 
 def observe(
