@@ -18,6 +18,8 @@ PAGES = (
 
 # No icon: a :material: icon makes the browser fetch a font from another host.
 st.set_page_config(page_title="qviz", layout="wide")
+# Streamlit leaves a hand's breadth empty above every page.
+st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
 
 pages = [
     st.Page(
