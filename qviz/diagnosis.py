@@ -125,8 +125,9 @@ def diagnose_weight(cost: WeightCost, *, per_channel: bool = True) -> tuple[Find
         per_channel: what the recipe does; False makes the warning a present one.
     """
     loss = cost.loss_db
-    starved = int((cost.codes < FEW_CODES).sum())
-    if loss < RUINOUS or not cost.amax.numel():
+    # the SQNR of the whole hardly sees small channels, but each makes an output of its own
+    starved = int(((cost.codes < FEW_CODES) & (cost.amax > 0)).sum())
+    if loss < RUINOUS and not starved:
         return ()
     widest, narrowest = int(cost.amax.argmax()), int(cost.amax.argmin())
     text = (

@@ -119,8 +119,10 @@ def findings(opened: Opened, shown: View) -> tuple[Finding, ...]:
 def limits(opened: Opened, shown: View) -> Limits | None:
     """What the chart needs to let the range be dragged; None where there is nothing to drag."""
     current, histogram = shown.current, shown.histogram
-    counts = opened.memo(f"density {shown.tensor}", lambda: _density(histogram))
-    if current is None or counts is None:
+    drawn = opened.memo(
+        f"density {shown.tensor} {shown.grid}", lambda: drawn_density(histogram, shown.grid)
+    )
+    if current is None or drawn is None:
         return None
     best = shown.best
     return Limits(
@@ -136,18 +138,16 @@ def limits(opened: Opened, shown: View) -> Limits | None:
             "rounding_mse": current.rounding_mse,
             "sqnr_db": _number(current.sqnr_db),
         },
-        density={
-            **counts,
-            "symmetric": shown.grid.symmetric,
-            "quant_min": shown.grid.quant_min,
-            "quant_max": shown.grid.quant_max,
-        },
+        density=drawn,
         best=None if best is None else {"name": best.calibrator, "sqnr_db": _number(best.sqnr_db)},
     )
 
 
-def _density(histogram: Histogram) -> dict[str, Any] | None:
-    """The density as ``ranges_cost.js`` reads it; the running sums it makes itself."""
+def drawn_density(histogram: Histogram, grid: Grid) -> dict[str, Any] | None:
+    """The density as ``ranges_cost.js`` reads it, None without values other than 0.
+
+    The running sums are left out: the browser makes the same ones.
+    """
     found = density(histogram) if histogram.finite else None
     if found is None:
         return None
@@ -160,6 +160,9 @@ def _density(histogram: Histogram) -> dict[str, Any] | None:
         "splits": [_number(split) for split in found.splits],
         "finite": histogram.finite,
         "total_squares": histogram.total_squares,
+        "symmetric": grid.symmetric,
+        "quant_min": grid.quant_min,
+        "quant_max": grid.quant_max,
     }
 
 
