@@ -14,9 +14,11 @@ if workspace is not None:
     opening_card.card(workspace)
     opening_card.steps()
     st.subheader("Open another model")
-start.landing()
+start.landing(brief=workspace is not None)
+st.subheader("Your own model")
 if not start.opening(asked):
     opening_form.forms(asked)
 opening_recent.recent()
 if workspace is None:
+    st.subheader("Three steps")
     opening_card.steps()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from qviz.graph import Graph, Op
@@ -127,7 +128,7 @@ def network_figure(
     figure.update_traces(marker_size=size, selector={"name": "ops"})
     for status in STATUS_COLOURS:
         figure.update_traces(marker_size=size, selector={"name": status})
-    hidden = {"showgrid": False, "zeroline": False, "showticklabels": False}
+    hidden = dict.fromkeys(("showgrid", "zeroline", "showticklabels", "showline"), False)
     figure.update_layout(
         xaxis={**hidden, "range": [-0.8, wide - 0.2]},
         yaxis={**hidden, "range": [deep - 0.2, -1.0]},
@@ -135,7 +136,7 @@ def network_figure(
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         legend={"orientation": "h", "yanchor": "top", "y": -0.02},
         hovermode="closest",
-        dragmode="pan",
+        dragmode="zoom",
         showlegend=isinstance(next(iter(number.values.values()), 0.0), str),
     )
     return figure
@@ -154,16 +155,16 @@ def _ring(place: Place, name: str) -> go.Scatter:
 
 
 def _edges(ops: Sequence[Op], places: Mapping[str, Place], wide: int) -> go.Scatter:
-    x: list[float | None] = []
-    y: list[float | None] = []
+    x: list[float] = []
+    y: list[float] = []
     for op in ops:
         for source in _read(op, places):
             for line in _path(places[source], places[op.name], wide):
-                x += [point[0] for point in line] + [None]
-                y += [point[1] for point in line] + [None]
+                x += [point[0] for point in line] + [math.nan]
+                y += [point[1] for point in line] + [math.nan]
     return go.Scatter(
-        x=x,
-        y=y,
+        x=np.array(x),  # plotly takes an array as it is, and looks at every item of a list
+        y=np.array(y),
         mode="lines",
         line={"color": _EDGE, "width": 1.2},
         hoverinfo="skip",
@@ -241,8 +242,8 @@ def _scatter(
     ops: Sequence[Op], places: Mapping[str, Place], details: Mapping[str, str], name: str
 ) -> go.Scatter:
     return go.Scatter(
-        x=[places[op.name].x for op in ops],
-        y=[places[op.name].y for op in ops],
+        x=np.array([places[op.name].x for op in ops]),
+        y=np.array([places[op.name].y for op in ops]),
         customdata=[op.name for op in ops],
         text=[details.get(op.name, op.type) for op in ops],
         mode="markers",
@@ -254,7 +255,7 @@ def _scatter(
 def _scale(number: OpNumber, values: Sequence[float]) -> dict[str, Any]:
     """Colours of the markers, and the bar that explains them."""
     logs = number.log and min(values, default=0.0) > 0
-    shown = [math.log10(v) for v in values] if logs else list(values)
+    shown = np.log10(values) if logs else np.array(values)
     colours = GRADIENT[::-1] if number.low_is_bad else GRADIENT
     bar: dict[str, Any] = {
         "title": {"text": number.unit or number.key, "side": "right"},
@@ -263,7 +264,7 @@ def _scale(number: OpNumber, values: Sequence[float]) -> dict[str, Any]:
         "outlinewidth": 0,
     }
     if logs:
-        low, high = min(shown), max(shown)
+        low, high = float(shown.min()), float(shown.max())
         # whole powers, and the ends where none is near
         powers = [float(p) for p in range(math.ceil(low), math.floor(high) + 1)]
         ends = [e for e in dict.fromkeys((low, high)) if all(abs(e - p) > 0.3 for p in powers)]

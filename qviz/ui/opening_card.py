@@ -37,7 +37,7 @@ def card(workspace: Workspace) -> None:
     )
     parameters = sum(op.parameters for op in graph.ops.values())
     with st.container(border=True):
-        st.subheader(graph.name)
+        st.subheader(opened.session.model.name)
         with st.container(horizontal=True):
             _number("Ops", f"{len(graph.ops):,}", "Calls in the captured graph")
             _number("Can be int8", f"{len(graph.quantizable):,}", "Ops with int8 arithmetic")
@@ -53,6 +53,8 @@ def card(workspace: Workspace) -> None:
             )
             _accuracy(workspace)
         st.caption(_data(workspace))
+        if (failed := _failed(workspace)) is not None:
+            st.error(f"The float model cannot be measured. {failed}")
     _warnings(opened.session.warnings)
 
 
@@ -79,20 +81,27 @@ def _accuracy(workspace: Workspace) -> None:
 
     def live() -> None:
         found = meter.ask(owner, None)
-        _number(f"{metric.title}, float", *_said(found, workspace))
+        _number(f"Float {metric.name}", *_said(found, workspace))
         if waiting and found.settled:
             st.rerun()
 
     st.fragment(live, run_every=jobs_view.POLL if waiting else None)()
 
 
+def _failed(workspace: Workspace) -> str | None:
+    """Why the float model cannot be measured, if that is known."""
+    meter = workspace.opened.meter
+    return None if meter is None else meter.ask(f"{workspace.id} card", None).error
+
+
 def _said(found: LiveResult, workspace: Workspace) -> tuple[str, str, str]:
     if found.error is not None:
-        return "–", found.error, "cannot be measured"
+        return "–", "See below", "cannot be measured"
     if found.best is None:
         return "…", "The float model runs over the evaluation data", "measuring"
-    value = show.scored(found.best.reference.value, workspace.opened.session.metric)
-    return value, "Measured on the evaluation data", f"measured, n = {found.best.scores.count:,}"
+    metric = workspace.opened.session.metric
+    value = show.scored(found.best.reference.value, metric)
+    return value, metric.description, f"measured, n = {found.best.scores.count:,}"
 
 
 def _data(workspace: Workspace) -> str:

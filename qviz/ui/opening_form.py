@@ -13,6 +13,8 @@ from qviz.ui.launch import Start
 from qviz.ui.opening import LIMIT_MB, METRICS, PROFILES, Typed
 from qviz.ui.workspace import Workspace
 
+#: No file system has longer paths.
+LONGEST = 4096
 _FIELDS = tuple(Typed.__dataclass_fields__)
 
 
@@ -68,6 +70,7 @@ def _path_form() -> None:
             placeholder="/path/to/model.pt2, or a run folder",
             help="A .pt2 file that torch.export.save wrote; a run folder of the command line or of "
             "this app, then everything else comes from it; or sample:NAME. " + _code_help(),
+            max_chars=LONGEST,
             persist_state="session",
         )
         left, right = st.columns(2)
@@ -77,6 +80,7 @@ def _path_form() -> None:
             placeholder="/path/to/calibration.npz",
             help="Ranges come from it: a .npz, .safetensors or .pt file of arrays, or a folder of "
             "images with a folder per class. 512 samples are plenty",
+            max_chars=LONGEST,
             persist_state="session",
         )
         right.text_input(
@@ -85,6 +89,7 @@ def _path_form() -> None:
             placeholder="/path/to/evaluation.npz",
             help="It measures: other samples than those of calibration, with labels if there are "
             "any. Without it there are ranges, and no accuracy",
+            max_chars=LONGEST,
             persist_state="session",
         )
         with st.expander("Weights, preprocessing, metric, profile, run folder"):
@@ -95,6 +100,7 @@ def _path_form() -> None:
                 placeholder="weights.safetensors",
                 help="Put into a sample, or into what a Python factory builds. A .pt2 file has its "
                 "own",
+                max_chars=LONGEST,
                 persist_state="session",
             )
             right.text_input(
@@ -102,6 +108,7 @@ def _path_form() -> None:
                 key="start_preprocessing",
                 placeholder="preprocessing.toml",
                 help="What is done to pixels before the model sees them",
+                max_chars=LONGEST,
                 persist_state="session",
             )
             left.selectbox(
@@ -126,6 +133,7 @@ def _path_form() -> None:
                 placeholder="a folder of its own is made",
                 help="Everything measured is kept here. One that exists goes on where it stopped, "
                 "if it belongs to this model and these data",
+                max_chars=LONGEST,
                 persist_state="session",
             )
         st.form_submit_button("Open", key="start_open", on_click=_open_paths)
@@ -186,7 +194,9 @@ def _open(make: Callable[[], Start]) -> None:
         st.session_state["start_error"] = str(failure)
         return
     except OSError as failure:  # a path the system refuses: too long, no permission
-        st.session_state["start_error"] = f"{failure.filename or 'the file'}: {failure.strerror}."
+        shown = str(failure.filename or "the file")
+        shown = shown if len(shown) < 100 else f"{shown[:60]} … {shown[-30:]}"
+        st.session_state["start_error"] = f"{shown}: {str(failure.strerror).lower()}."
         return
     st.session_state.pop("start_error", None)
     before = visit.current()

@@ -94,7 +94,7 @@ def recent() -> None:
     for one in found:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button(
-                "Open",
+                one.path.name,
                 key=f"start_run_{one.path.name}",
                 on_click=opening_form.open_run,
                 args=(one.path,),
@@ -102,6 +102,6 @@ def recent() -> None:
             )
             model = one.model.rsplit("/", 1)[-1]
             st.markdown(
-                f"**{one.path.name}** · {ago(one.used, now)} · `{model}` · {sizes(one)}",
+                f"{ago(one.used, now)} · `{model}` · {sizes(one)}",
                 width="stretch",
             )

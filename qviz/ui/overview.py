@@ -39,6 +39,7 @@ def _cards(workspace: Workspace, found: LiveResult | None) -> None:
             f"{draft.int8_ops} of {len(draft.rows)}",
             border=True,
             width=CARD,
+            height="stretch",
             help="Ops that compute in int8, or pass int8 codes on",
         )
         st.metric(
@@ -46,24 +47,28 @@ def _cards(workspace: Workspace, found: LiveResult | None) -> None:
             show.percent(draft.int8_macs),
             border=True,
             width=CARD,
+            height="stretch",
             help="Share of the multiply-accumulates per sample",
         )
         best = found.best if found is not None else None
         st.metric(
-            f"{metric.title}, float",
+            f"Float {metric.name}",
             "–" if best is None else show.scored(best.reference.value, metric),
             border=True,
             width=CARD,
-            help="Measured: the model as it was given",
+            height="stretch",
+            help=f"{metric.title}, measured: the model as it was given",
         )
         st.metric(
-            f"{metric.title}, draft",
+            f"Draft {metric.name}",
             "–" if best is None else show.scored(best.scores.value, metric),
             delta=None if best is None else _change(best),
             delta_color="normal" if metric.higher_is_better else "inverse",
             border=True,
             width=CARD,
-            help="Measured: the draft simulated in int8. The change is relative to float",
+            height="stretch",
+            help=f"{metric.title}, measured: the draft simulated in int8. "
+            "The change is relative to float",
         )
         worst = draft.worst
         st.metric(
@@ -71,6 +76,7 @@ def _cards(workspace: Workspace, found: LiveResult | None) -> None:
             "–" if worst is None else f"{worst[1].sqnr_db:.1f} dB",
             border=True,
             width=CARD,
+            height="stretch",
             help="Expected, from the histogram: of the worst tensor that an op reads as int8",
         )
     st.caption(_measured(found))
@@ -100,7 +106,6 @@ def look_at(op: str, workspace: Workspace) -> None:
     """Choose an op, if it is one with ranges to look at; for callbacks."""
     if op in visit.ops(workspace):
         visit.choose(op)
-        st.session_state["overview_notice"] = None
         return
     row = next((r for r in overview_data.draft(workspace).rows if r.op == op), None)
     said = row.reason if row is not None and row.reason else "it has no int8 arithmetic"
@@ -110,7 +115,7 @@ def look_at(op: str, workspace: Workspace) -> None:
 def open_in_ranges(op: str, workspace: Workspace) -> None:
     """Choose an op and go to its ranges; for callbacks."""
     look_at(op, workspace)
-    st.session_state[_GO] = st.session_state.get("overview_notice") is None
+    st.session_state[_GO] = op in visit.ops(workspace)
 
 
 def go_if_asked() -> None:
@@ -122,13 +127,16 @@ def go_if_asked() -> None:
 def chosen(workspace: Workspace) -> None:
     """The op that is looked at, in words, with the way to its ranges."""
     op = visit.layer(workspace)
-    if notice := st.session_state.get("overview_notice"):
-        st.info(notice)
+    if notice := st.session_state.pop("overview_notice", None):
+        st.toast(notice)  # in the page it would push the table away under the pointer
     if op is None:
         st.info("This network has no op with int8 arithmetic.")
         return
     draft = overview_data.draft(workspace)
-    said = draft.details[op].replace("<br>", " · ")
+    row = next(row for row in draft.rows if row.op == op)
+    parts = [f"**{op}**", row.type, row.status]
+    if op in draft.entering:
+        parts.append(f"SQNR {draft.entering[op].sqnr_db:.1f} dB")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
             "Open in Ranges",
@@ -137,4 +145,4 @@ def chosen(workspace: Workspace) -> None:
             args=(op, workspace),
             shortcut="Shift+Enter",
         )
-        st.markdown(f"Chosen: **{op}** · {said}", width="stretch")
+        st.markdown(" · ".join(parts), width="content")

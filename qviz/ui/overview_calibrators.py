@@ -7,7 +7,6 @@ from dataclasses import replace
 import streamlit as st
 
 from qviz import background, tables
-from qviz import cli_print as show
 from qviz.calibration import CalibratorRow
 from qviz.profiles import profile
 from qviz.recipe import Recipe
@@ -104,13 +103,15 @@ def _table(workspace: Workspace, rows: tuple[CalibratorRow, ...], samples: int) 
     metric = workspace.opened.session.metric
     table = tables.calibrators_table(rows)
     unit = {"fraction": "%"}.get(metric.unit, metric.unit)
+    digits = "%.4g"
     if metric.unit == "fraction":
+        digits = "%.2f"
         table = table.assign(value=100 * table["value"])
     heading = f"{metric.title} ({unit})" if unit else metric.title
     st.dataframe(
         table,
         hide_index=True,
-        column_config=COLUMNS | {"value": _number(heading, format="%.4g")},
+        column_config=COLUMNS | {"value": _number(heading, format=digits)},
         key="overview_calibrators_table",
         alt="One row per calibrator with its measured metric",
     )
@@ -118,7 +119,7 @@ def _table(workspace: Workspace, rows: tuple[CalibratorRow, ...], samples: int) 
     st.caption(
         f"The draft's ranges come from {recipe.calibrator}"
         + (" and others, chosen tensor by tensor." if now > 1 else ".")
-        + f" Changes are relative to float, {show.scored(best.value, metric)} is the best's."
+        + " Changes are relative to float."
     )
 
 

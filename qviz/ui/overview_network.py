@@ -50,6 +50,6 @@ def network(workspace: Workspace) -> None:
     st.caption(
         "Read it like text, from left to right and line by line; a line above the ops is a "
         "connection that skips them, ops below each other are branches. Small grey points have no "
-        "such number. Click an op to choose it; drag to move, scroll or pinch to zoom, double "
-        "click for the whole network."
+        "such number. Click an op to choose it; drag a box to zoom into it, double click for the "
+        "whole network."
     )

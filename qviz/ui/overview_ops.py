@@ -43,13 +43,21 @@ def ops(workspace: Workspace) -> None:
 
 
 def _filtered(table: pd.DataFrame) -> pd.DataFrame:
-    text = st.text_input(
+    left, right = st.columns(2)
+    text = left.text_input(
         "Search",
         key="overview_search",
         type="search",
         live=True,
         placeholder="part of a name or of a reason",
         persist_state="session",
+    )
+    statuses = right.pills(
+        "Runs as",
+        [s for s in STATUSES if (table["status"] == s).any()],
+        selection_mode="multi",
+        key="overview_statuses",
+        format_func=lambda name: f"{STATUSES[name]} {(table['status'] == name).sum()}",
     )
     counts = table["type"].value_counts()
     types = st.pills(
@@ -58,13 +66,6 @@ def _filtered(table: pd.DataFrame) -> pd.DataFrame:
         selection_mode="multi",
         key="overview_types",
         format_func=lambda name: f"{name} {counts.get(name, 0)}",
-    )
-    statuses = st.pills(
-        "Runs as",
-        [s for s in STATUSES if (table["status"] == s).any()],
-        selection_mode="multi",
-        key="overview_statuses",
-        format_func=lambda name: f"{STATUSES[name]} {(table['status'] == name).sum()}",
     )
     return matching(table, text=text or "", types=types, statuses=statuses)
 
@@ -82,9 +83,9 @@ def _draw(shown: pd.DataFrame, workspace: Workspace) -> None:
 
     def selected() -> None:
         state: Any = st.session_state.get(key)
-        rows = state["selection"]["rows"] if state else []
-        if rows:
-            overview.look_at(names[rows[0]], workspace)
+        cells = state["selection"]["cells"] if state else []
+        if cells:
+            overview.look_at(names[cells[0][0]], workspace)
             st.session_state["overview_redraw"] = True
 
     def pressed() -> None:
@@ -96,21 +97,21 @@ def _draw(shown: pd.DataFrame, workspace: Workspace) -> None:
     choosable = set(visit.ops(workspace))
     columns: Columns = {
         "op": _text("Op", pinned=True, width="medium"),
+        "histogram": st.column_config.BarChartColumn(
+            "Input", y_min=0, y_max=1, help="Histogram of what enters the op, log scale"
+        ),
         "open": cast(
             "ColumnConfig",  # Streamlit's own type of column_config leaves a button's out
             st.column_config.ButtonColumn(
                 "", type="tertiary", key=f"{key}_open", on_click=pressed, width=76
             ),
         ),
-        "type": _text("Type"),
-        "histogram": st.column_config.BarChartColumn(
-            "Input", y_min=0, y_max=1, help="Histogram of what enters the op, log scale"
-        ),
+        "sqnr_db": _number("SQNR (dB)", format="%.1f", help="Of this range, expected"),
         "lo": _number("From", format="%.4g", help="Lower limit of the draft's range"),
         "hi": _number("To", format="%.4g", help="Upper limit of the draft's range"),
-        "sqnr_db": _number("SQNR (dB)", format="%.1f", help="Of this range, expected"),
         "status": _text("Runs as"),
         "reason": _text("Because", width="medium"),
+        "type": _text("Type"),
         "shape": _text("Output per sample"),
         "macs": _number("MACs", format="compact", help="Multiply-accumulates per sample"),
         "parameters": _number("Parameters", format="compact"),
@@ -126,7 +127,8 @@ def _draw(shown: pd.DataFrame, workspace: Workspace) -> None:
         column_order=list(columns),
         column_config=columns,
         on_select=selected,
-        selection_mode="single-row",
+        selection_mode="single-cell",  # a row is selected by its checkbox only, a cell by a click
+        placeholder="",
         height=min(560, 38 + 35 * len(names)),
         alt="One row per op: what enters it, its range, and how it runs",
     )

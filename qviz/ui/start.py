@@ -42,20 +42,20 @@ def open_sample(name: str) -> None:
     st.session_state[_GO] = True
 
 
-def landing() -> None:
-    """The sentence, the first sample's button, and the picture."""
+def landing(*, brief: bool) -> None:
+    """The sentence, the samples and the picture; only the samples if ``brief``."""
     first, *others = samples()
+    if brief:
+        with st.container(horizontal=True):
+            for sample in (first, *others):
+                _button(
+                    sample, f"Sample: {sample.title}", shortcut="E" if sample == first else None
+                )
+        return
     text, picture = st.columns([3, 2], vertical_alignment="center")
     with text:
         st.markdown(f"##### {SENTENCE}")
-        st.button(
-            f"Try the sample {first.title}",
-            key="start_first",
-            type="primary",
-            shortcut="E",
-            on_click=open_sample,
-            args=(first.name,),
-        )
+        _button(first, f"Try the sample {first.title}", primary=True, shortcut="E")
         st.caption(_about(first))
     with picture:
         chart(
@@ -66,10 +66,21 @@ def landing() -> None:
         )
     for column, sample in zip(st.columns(max(1, len(others))), others, strict=False):
         with column, st.container(border=True):
-            st.button(
-                sample.title, key=f"start_{sample.name}", on_click=open_sample, args=(sample.name,)
-            )
+            _button(sample, sample.title)
             st.caption(_about(sample))
+
+
+def _button(
+    sample: Sample, label: str, *, primary: bool = False, shortcut: str | None = None
+) -> None:
+    st.button(
+        label,
+        key=f"start_sample_{sample.name}",
+        type="primary" if primary else "secondary",
+        shortcut=shortcut,
+        on_click=open_sample,
+        args=(sample.name,),
+    )
 
 
 def opening(workspace: Workspace | None) -> bool:
@@ -83,7 +94,7 @@ def opening(workspace: Workspace | None) -> bool:
 def _about(sample: Sample) -> str:
     if sample.float_accuracy is None:
         return sample.description
-    return f"{sample.description} {sample.metric} in float: {100 * sample.float_accuracy:.1f} %."
+    return f"{sample.description} Top-1 accuracy in float: {100 * sample.float_accuracy:.1f} %."
 
 
 @dataclass(frozen=True)
@@ -98,12 +109,14 @@ class _Plain:
 
 def _preview() -> _Plain:
     """A small picture of the app's main one; it also makes the browser load plotly.js early."""
-    x = [i / 20 for i in range(-40, 141)]
+    x = [i / 20 for i in range(-60, 141)]
+    # two slopes and a ripple; of the tail only single values, as in a real network
     y = [
-        max(0.5, 30000 * math.exp(-(v * v) / 0.35) + 900 * math.exp(-max(v, 0.0)) * (v > 0))
-        for v in x
+        (30000 * math.exp(-v * v / 0.5) + 700 * math.exp(-1.2 * abs(v)) * (v > 0))
+        * (1 + 0.3 * math.sin(1.7 * i) * math.sin(0.37 * i))
+        for i, v in enumerate(x)
     ]
-    y = [v if i < 165 or i % 4 == 0 else 0.5 for i, v in enumerate(y)]
+    y = [max(v, 0.5) if x[i] < 4.6 or i % 7 == 0 else 0.5 for i, v in enumerate(y)]
     lines = (("max", 7.0, "#D55E00", "solid"), ("mse", 3.4, "#009E73", "dash"))
     traces: list[dict[str, object]] = [
         {
