@@ -155,11 +155,16 @@ def parity_size(found: Mapping[str, Any]) -> str:
 def parity_times(found: Mapping[str, Any]) -> str:
     """Latency beside float's, on the machine that verified it."""
     return " ".join(
-        f"Batch of {row['batch']}: {number(row['int8_ms'])} ms, float {number(row['float_ms'])} ms "
-        f"(medians of {row['runs']} runs, {row['threads']} "
-        f"{'thread' if row['threads'] == 1 else 'threads'})."
+        f"Batch of {row['batch']}: {number(row['int8_ms'])} ms, {timed(row)}, medians of "
+        f"{row['runs']} runs."
         for row in found["latency"]
     )
+
+
+def timed(row: Mapping[str, Any]) -> str:
+    """What the latency of the int8 program is beside."""
+    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    return f"float {number(row['float_ms'])} ms, {threads}"
 
 
 def title(content: Content) -> str:

@@ -39,11 +39,7 @@ def save_recipe(run: Path, recipe: Recipe) -> Path:
 
 
 def commands(
-    run: Path,
-    recipe: Path,
-    folder: Path,
-    report: Path | None = None,
-    formats: Sequence[str] = ("checkpoint",),
+    run: Path, recipe: Path, folder: Path, formats: Sequence[str] = ("checkpoint",)
 ) -> str:
     """Export a recipe, verify it again and report on it, on the command line.
 
@@ -51,20 +47,25 @@ def commands(
         run: the run folder.
         recipe: file that holds the recipe.
         folder: to export to.
-        report: file of the report; None is the run folder's.
         formats: to write.
     """
+    again = ["--recipe", str(recipe)]
     wanted = [] if tuple(formats) == ("checkpoint",) else ["--formats", ",".join(formats)]
-    lines = [
-        ["qviz", "export", str(run), "--recipe", str(recipe), "-o", str(folder), *wanted],
-        ["qviz", "verify", str(folder)],
-        ["qviz", "report", str(run), "--recipe", str(recipe), "--checkpoint", str(folder)],
-    ]
-    if report is not None:
-        lines[2] += ["-o", str(report)]
-    if "checkpoint" not in formats:
-        del lines[1]
-    return "\n".join(shlex.join(words) for words in lines)
+    lines = [_command("qviz export", run, *again, *wanted, "-o", str(folder))]
+    proof = []
+    if "checkpoint" in formats:  # the format that computes, so that it can be verified
+        lines.append(_command("qviz verify", folder))
+        proof = ["--checkpoint", str(folder)]
+    lines.append(_command("qviz report", run, *again, *proof))
+    return "\n".join(lines)
+
+
+def _command(verb: str, thing: Path, *options: str) -> str:
+    """A command, one line per option."""
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return " \\\n    ".join(
+        (f"{verb} {shlex.quote(str(thing))}", *(f"{a} {shlex.quote(b)}" for a, b in pairs))
+    )
 
 
 def opened_with(session: Session) -> Mapping[str, object] | None:

@@ -111,7 +111,9 @@ def reproduce_it(workspace: Workspace, folder: Path, formats: Sequence[str]) -> 
         st.error(str(failure))
         return
     st.caption(f"The recipe as it is now is kept in {words.plain(str(file))}")
-    st.code(
-        reproduce.commands(run, file, folder, formats=formats), language="bash", wrap_lines=True
-    )
-    st.code(reproduce.snippet(options, file, folder, formats), language="python", wrap_lines=True)
+    st.markdown("On the command line")
+    text = reproduce.commands(run, file, folder, formats)
+    st.code(text, language="bash", wrap_lines=True)
+    st.markdown("In Python")
+    text = reproduce.snippet(options, file, folder, formats)
+    st.code(text, language="python", wrap_lines=True)

@@ -55,7 +55,7 @@ def choose(workspace: Workspace) -> tuple[tuple[str, ...], Target]:
     workspace.export_folder = typed  # a reload finds it again
     if found.error is not None:
         st.error(found.error)
-    else:
+    elif str(found.path) != typed.strip():
         st.caption(f"Will be written to {words.plain(str(found.path))}")
     if found.note is not None and not _busy(workspace):
         st.info(found.note)
@@ -68,7 +68,7 @@ def choose(workspace: Workspace) -> tuple[tuple[str, ...], Target]:
         on_click=start,
         args=(workspace, found.path, tuple(formats)),
     )
-    return tuple(formats), found
+    return tuple(formats) or (next(iter(EXPORTERS)),), found
 
 
 def start(workspace: Workspace, folder: Path, formats: Sequence[str]) -> None:
@@ -158,29 +158,25 @@ def _proven(workspace: Workspace, found: Written) -> None:
         st.warning("Not verified yet: nothing is known about what the int8 program computes.")
         return
     said = words.plain(report_words.parity_sentence(parity))
-    (st.success if parity["passed"] else st.error)(said)
+    if parity["passed"]:
+        st.success(f"Parity passed. {said}")
+    else:
+        st.error(f"Parity failed. {said}")
     metric = workspace.opened.session.metric
     metric = metric if metric.name == parity["metric"] else METRICS.get(parity["metric"], metric)
+    share = percent(parity["int8_bytes"] / max(1, parity["float_bytes"]))
     numbers = [
-        (f"{metric.title}, int8 program", scored(parity["int8"], metric), "measured"),
-        (f"{metric.title}, simulated", scored(parity["simulated"], metric), "measured"),
-        (
-            "Size of weights",
-            f"{count(parity['int8_bytes'])}B",
-            f"{percent(parity['int8_bytes'] / max(1, parity['float_bytes']))} of float",
-        ),
+        ("Int8 program", scored(parity["int8"], metric), f"{metric.title}, measured"),
+        ("Simulation", scored(parity["simulated"], metric), f"{metric.title}, measured"),
+        ("Size of weights", f"{count(parity['int8_bytes'])}B", f"{share} of float"),
     ]
     numbers += [
-        (
-            f"Latency, batch of {row['batch']}",
-            f"{number(row['int8_ms'])} ms",
-            f"float {number(row['float_ms'])} ms, {row['threads']} thread(s)",
-        )
+        (f"Batch of {row['batch']}", f"{number(row['int8_ms'])} ms", report_words.timed(row))
         for row in parity["latency"]
     ]
     with st.container(horizontal=True):
         for title, value, note in numbers:
-            with st.container(width=190):
+            with st.container(width=165, gap=None):
                 st.metric(title, value)
                 st.caption(note)
     st.caption(words.plain(report_words.parity_metric(parity, metric)))
