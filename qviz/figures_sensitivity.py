@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import groupby
 
 import plotly.graph_objects as go
@@ -15,14 +15,20 @@ MOST = 40
 #: Characters of a name that fit beside the bars on a narrow screen.
 NAME = 24
 
-_BLUE = "#0072B2"
+# between the palette's two blues: a thin outline of it can be seen on white and on black
+_BLUE = "#2A8BC8"
 _GREY = "#8A8A8A"
 _HOLLOW = "rgba(138, 138, 138, 0.12)"
-_BAND = "rgba(138, 138, 138, 0.22)"
+_BAND = "rgba(138, 138, 138, 0.16)"
 
 
 def ranking_figure(
-    sensitivity: Sensitivity, *, most: int = MOST, log: bool = False, chosen: str | None = None
+    sensitivity: Sensitivity,
+    *,
+    most: int = MOST,
+    log: bool = False,
+    chosen: str | None = None,
+    in_float: Container[str] = (),
 ) -> go.Figure:
     """What each op or operand costs, worst on top: measured with its interval, estimated hollow.
 
@@ -33,12 +39,14 @@ def ranking_figure(
         most: rows drawn.
         log: a logarithmic axis; rows at or below zero are left out of it.
         chosen: name of a row to be set in bold.
+        in_float: names that are left in float by now, to be marked.
     """
     rows = sensitivity.rows[:most]
     names = [row.name for row in rows]
     figure = go.Figure()
-    for measured in (True, False):
-        figure.add_trace(_bars([row for row in rows if row.exact == measured], measured, log))
+    rest = "estimated" if sensitivity.proxy else "not measured yet"
+    for measured, label in ((True, "measured, 95 % interval"), (False, rest)):
+        figure.add_trace(_bars([row for row in rows if row.exact == measured], label, log))
     verb = "caused by this alone" if sensitivity.mode == "only_this" else "won by leaving it float"
     figure.update_layout(
         xaxis={"title": f"{quantity(sensitivity)}, {verb}", "exponentformat": "power"}
@@ -50,8 +58,9 @@ def ranking_figure(
             "categoryarray": names,
             "tickmode": "array",
             "tickvals": names,
-            "ticktext": [f"<b>{brief(n)}</b>" if n == chosen else brief(n) for n in names],
+            "ticktext": [_tick(name, name == chosen, name in in_float) for name in names],
             "fixedrange": True,
+            "showgrid": False,
         },
         barmode="overlay",
         bargap=0.3,
@@ -109,11 +118,13 @@ def proxy_figure(sensitivity: Sensitivity) -> go.Figure:
             "title": f"estimated {quantity(sensitivity)}",
             "type": "log",
             "exponentformat": "power",
+            "dtick": "D2",
         },
         yaxis={
             "title": f"measured {quantity(sensitivity)}",
             "type": "log",
             "exponentformat": "power",
+            "dtick": "D2",
         },
         height=440,
         margin={"l": 70, "r": 20, "t": 40, "b": 60},
@@ -143,20 +154,26 @@ def tied(rows: Sequence[SensitivityRow]) -> list[tuple[int, int]]:
     return [(run[0], run[-1]) for run in places if len(run) > 1]
 
 
-def _bars(rows: Sequence[SensitivityRow], measured: bool, log: bool) -> go.Bar:
+def _tick(name: str, chosen: bool, in_float: bool) -> str:
+    text = f"<b>{brief(name)}</b>" if chosen else brief(name)
+    return f"<i>float</i> · {text}" if in_float else text
+
+
+def _bars(rows: Sequence[SensitivityRow], label: str, log: bool) -> go.Bar:
+    measured = label.startswith("measured")
     drawn = [row for row in rows if row.divergence > 0] if log else rows
     return go.Bar(
         x=[row.divergence for row in drawn],
         y=[row.name for row in drawn],
         orientation="h",
-        name="measured, 95 % interval" if measured else "estimated",
+        name=label,
         marker={
             "color": _BLUE if measured else _HOLLOW,
             "line": {"color": _BLUE, "width": 0 if measured else 1.5},
         },
         error_x=_limits(drawn) if measured else None,
         customdata=[row.name for row in drawn],
-        hovertext=[_said(row) for row in drawn],
+        hovertext=[_said(row, label) for row in drawn],
         hovertemplate="%{hovertext}<extra></extra>",
         showlegend=bool(drawn),
     )
@@ -178,18 +195,19 @@ def _limits(rows: Sequence[SensitivityRow]) -> dict[str, object]:
     }
 
 
-def _said(row: SensitivityRow) -> str:
+def _said(row: SensitivityRow, label: str) -> str:
     """A row under the pointer."""
     head = f"<b>{row.name}</b>, {row.type}<br>"
     if not row.exact:
-        return f"{head}estimated {row.divergence:.3g}, not measured yet"
+        return head + (f"estimated {row.divergence:.3g}" if label == "estimated" else label)
     lines = f"{head}measured {row.divergence:.3g}"
     if row.divergence_interval:
         lines += f" ({row.divergence_interval.low:.3g} to {row.divergence_interval.high:.3g})"
     if row.change is not None:
-        lines += f"<br>metric {row.change:+.3%} relative"
+        lines += f"<br>metric {100 * row.change:+.3f} % relative"
     if row.change_interval is not None:
-        lines += f" ({row.change_interval.low:+.3%} to {row.change_interval.high:+.3%})"
+        lines += f" ({100 * row.change_interval.low:+.3f} to "
+        lines += f"{100 * row.change_interval.high:+.3f})"
     return f"{lines}<br>{row.samples:,} samples"
 
 

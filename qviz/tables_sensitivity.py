@@ -23,10 +23,16 @@ _NONE = float("nan")
 
 
 def ranking_table(sensitivity: Sensitivity) -> pd.DataFrame:
-    """``tables.sensitivity_table`` for readers: ties are counted from 1, ``basis`` is a word."""
+    """``tables.sensitivity_table`` for readers: ties are counted from 1, ``basis`` is a word.
+
+    What is neither measured nor estimated has no divergence.
+    """
     made = sensitivity_table(sensitivity)
-    basis = made.pop("measured").map({True: "measured", False: "estimated"}).astype("str")
-    return made.assign(tie=made["tie"] + 1, basis=basis)
+    measured = made.pop("measured")
+    rest = "estimated" if sensitivity.proxy else "not measured"
+    basis = measured.map({True: "measured", False: rest}).astype("str")
+    known = measured | bool(sensitivity.proxy)
+    return made.assign(tie=made["tie"] + 1, basis=basis, divergence=made["divergence"].where(known))
 
 
 def causes_table(rankings: Mapping[Operands, Sensitivity]) -> pd.DataFrame:

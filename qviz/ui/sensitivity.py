@@ -20,6 +20,8 @@ from qviz.ui.sensitivity_results import Kept, Setting, kept, work
 from qviz.ui.workspace import Workspace
 
 KIND = "sensitivity"
+#: How often the rows of a running job are drawn, in seconds: rarer than its bar, they are more.
+POLL = 1.0
 
 
 def require_data(workspace: Workspace) -> None:
@@ -111,7 +113,7 @@ def status(workspace: Workspace, setting: Setting, recipe: Recipe) -> None:
     session = workspace.opened.session
     assert session.evaluation_data is not None
     samples = session.evaluation_data.count
-    st.caption(words.measured_line(recipe, workspace.recipe, samples, session.metric.name))
+    st.caption(words.recipe_measured(recipe, workspace.recipe, samples, session.metric.name))
     try:
         names = tuple(
             targets_of(
@@ -136,9 +138,10 @@ def status(workspace: Workspace, setting: Setting, recipe: Recipe) -> None:
         return
     if shown is not None and shown.state == "failed":
         jobs_view.failure(shown)
-    if not ready.complete and (line := words.before_line(ready, setting.granularity)):
-        stopped = "Cancelled. " if shown is not None and shown.state == "cancelled" else ""
-        st.info(stopped + line)
+    if not ready.complete:
+        stopped = shown is not None and shown.state == "cancelled"
+        if line := words.before_line(ready, setting.granularity, stopped=stopped):
+            st.info(line)
 
 
 def _running(workspace: Workspace, job: Job) -> None:
@@ -216,7 +219,7 @@ def results(workspace: Workspace, setting: Setting, recipe: Recipe) -> None:
             lambda: _causes(workspace, setting, of),
         )
 
-    st.fragment(draw, run_every=jobs_view.POLL if active else None)()
+    st.fragment(draw, run_every=POLL if active else None)()
 
 
 def _shown(

@@ -76,7 +76,7 @@ def chosen(workspace: Workspace, found: Sensitivity) -> None:
         st.markdown(f"**{layer}** is not in this ranking.")
     else:
         st.markdown(words.row_line(found, row))
-    st.page_link(str(shipped("pages") / "ranges.py"), label=f"Ranges of {layer}", icon=None)
+    st.page_link(str(shipped("pages") / "ranges.py"), label=f"Ranges of {layer} →")
 
 
 def exclude(workspace: Workspace, found: Sensitivity) -> None:
@@ -108,7 +108,7 @@ def exclude(workspace: Workspace, found: Sensitivity) -> None:
         names = [row.name for row in found.rows[:count]]
         st.code(words.paste(names, form), language=None, wrap_lines=True, height=_height(count))
         st.caption(words.cut_line(found, count))
-        with st.container(horizontal=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
             st.button(
                 f"Skip the worst {count}",
                 key="sensitivity_skip",
@@ -126,7 +126,7 @@ def exclude(workspace: Workspace, found: Sensitivity) -> None:
                 disabled=undoes is None,
                 help=f"Take back: {undoes}" if undoes else "Nothing to take back",
             )
-            st.page_link(str(shipped("pages") / "plan.py"), label="Plan: see what it wins")
+            st.page_link(str(shipped("pages") / "plan.py"), label="Plan →", help="See what it wins")
         st.caption(words.draft_line(workspace.recipe))
 
 
@@ -171,6 +171,7 @@ def rows(workspace: Workspace, found: Sensitivity) -> None:
         column_config=words.RANKING_COLUMNS,
         column_order=list(words.RANKING_COLUMNS),
         hide_index=True,
+        placeholder="–",
         height=min(TALL, 35 * (len(names) + 1) + 3),
         on_select=lambda: _picked(workspace, "sensitivity_table", names),
         selection_mode="single-row",
@@ -233,6 +234,7 @@ def causes(workspace: Workspace, found: Mapping[Operands, Sensitivity]) -> None:
         column_config=words.CAUSE_COLUMNS,
         column_order=list(words.CAUSE_COLUMNS),
         hide_index=True,
+        placeholder="–",
         height=min(TALL, 35 * (len(names) + 1) + 3),
         on_select=lambda: _picked(workspace, "sensitivity_causes", names),
         selection_mode="single-row",

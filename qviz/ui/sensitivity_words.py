@@ -43,19 +43,19 @@ CAUSES = (
 
 _number = st.column_config.NumberColumn
 RANKING_COLUMNS: Columns = {
-    "rank": _number("Rank", width="small"),
+    "rank": _number("Rank", width="small", pinned=True),
     "name": st.column_config.TextColumn("Op", pinned=True),
     "type": "Type",
     "basis": "Basis",
-    "divergence": _number("Divergence", format="%.3g", help="Mean over the samples"),
-    "divergence_low": _number("from", format="%.3g", help="95 % interval"),
-    "divergence_high": _number("to", format="%.3g", help="95 % interval"),
-    "change_percent": _number("Metric change (%)", format="%+.3f", help="Relative"),
-    "change_low_percent": _number("from (%)", format="%+.3f", help="95 % interval"),
-    "change_high_percent": _number("to (%)", format="%+.3f", help="95 % interval"),
+    "divergence": _number("Divergence", format="%.2e", help="Mean over the samples"),
+    "divergence_low": _number("from", width=90, format="%.2e", help="95 % interval"),
+    "divergence_high": _number("to", width=90, format="%.2e", help="95 % interval"),
     "share_percent": _number(
         "Loss explained (%)", format="%.1f", help="By this row and all above it"
     ),
+    "change_percent": _number("Metric change (%)", format="%+.3f", help="Relative"),
+    "change_low_percent": _number("from (%)", width=90, format="%+.3f", help="95 % interval"),
+    "change_high_percent": _number("to (%)", width=90, format="%+.3f", help="95 % interval"),
     "tie": _number("Tie group", help="Rows of one group cannot be told apart"),
     "samples": _number("Samples", format="localized"),
 }
@@ -63,10 +63,14 @@ CAUSE_COLUMNS: Columns = {
     "name": st.column_config.TextColumn("Op", pinned=True),
     "type": "Type",
     "cause": "Cause",
-    "weights": _number("Weights only", format="%.3g"),
-    "activations": _number("Activations only", format="%.3g"),
-    "both": _number("Both", format="%.3g"),
+    "weights": _number("Weights only", format="%.2e"),
+    "activations": _number("Activations only", format="%.2e"),
+    "both": _number("Both", format="%.2e"),
 }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def title(setting: Setting) -> str:
@@ -87,23 +91,28 @@ def recipe_line(recipe: Recipe) -> str:
     return text + (f", {skipped} left in float" if skipped else "")
 
 
-def measured_line(recipe: Recipe, draft: Recipe, samples: int, metric: str) -> str:
+def recipe_measured(recipe: Recipe, draft: Recipe, samples: int, metric: str) -> str:
     """Which recipe is measured, and on what."""
-    text = f"Measured: the draft, {recipe_line(recipe)}"
+    text = f"Recipe: the draft, {recipe_line(recipe)}"
     if recipe != draft:
         count = len(draft.skipped)
-        text += f", its {count} in float ranked as if {'it were' if count == 1 else 'they were'}"
-        text += " INT8"
-    elif recipe.skipped:
-        text += ", which are not ranked"
-    return f"{text}; {samples:,} samples, metric {metric}."
+        text += f"; the {count} that it leaves in float are ranked too"
+    return f"{text}. Data: {samples:,} evaluation samples. Metric: {metric}."
 
 
-def before_line(kept: Kept, grain: str) -> str:
-    """What an earlier run has left in the folder; empty if nothing."""
+def before_line(kept: Kept, grain: str, *, stopped: bool) -> str:
+    """What there is of an unfinished ranking; empty if nothing.
+
+    Args:
+        kept: how much.
+        grain: op or operand.
+        stopped: the last job was cancelled just now.
+    """
     if not kept.whole and not kept.begun:
-        return ""
+        return "Cancelled before anything was measured." if stopped else ""
     text = f"{kept.whole:,} of {kept.names:,} {grain}s were measured before"
+    if stopped:
+        text = f"Cancelled. {kept.whole:,} of {kept.names:,} {grain}s are measured and can be used"
     if kept.begun:
         text += f", {kept.begun:,} more on some of the samples"
     return f"{text}; Run goes on from there."
@@ -123,41 +132,41 @@ def progress_line(now: Progress, ranking: Sensitivity | None) -> str:
 
 
 def headline(ranking: Sensitivity, grain: str) -> str:
-    """What the ranking says as a whole."""
+    """What the ranking says as a whole, or says so far."""
     rows, shares = ranking.rows, ranking.shares
-    total = len(rows)
+    total, few = len(rows), min(3, len(rows))
+    now = "" if all(row.exact for row in rows) else ", so far"
     if not any(row.divergence > 0 for row in rows):
-        return f"No {grain} changes the outputs on these samples."
+        return f"No {grain} changes the outputs on these samples{now}."
     if ranking.flat:
         half = next(i + 1 for i, share in enumerate(shares) if share >= 0.5)
         return (
-            f"No small set explains the loss: half of it takes {half} of {total:,} {grain}s. "
+            f"No small set explains the loss{now}: half of it takes {half} of {total:,} {grain}s. "
             "Better ranges will help more than leaving a few in float."
         )
-    if shares[0] >= 0.5:
-        return f"{rows[0].name} alone explains {shares[0]:.0%} of the loss of {total:,} {grain}s."
-    few = min(3, total)
-    word = {1: "one", 2: "two", 3: "three"}[few]
-    return f"The worst {word} of {total:,} {grain}s explain {shares[few - 1]:.0%} of the loss."
+    worst = f"the worst {('one', 'two', 'three')[few - 1]} of {total:,} {grain}s"
+    if shares[0] >= 0.5 and few > 1:
+        return (
+            f"{rows[0].name} alone explains {_percent(shares[0])} of the loss, {worst} "
+            f"{_percent(shares[few - 1])}{now}."
+        )
+    return f"T{worst[1:]} explain {_percent(shares[few - 1])} of the loss{now}."
 
 
 def basis_line(ranking: Sensitivity) -> str:
     """What the loss is, and how much of it is measured."""
     measured = [row for row in ranking.rows if row.exact]
     text = f"Loss: {quantity(ranking)}, summed over the rows. "
+    total = f"{len(ranking.rows):,}"
     if not measured:
-        return (
-            f"{text}All {len(ranking.rows):,} are estimated from gradients, none is measured yet."
-        )
+        return f"{text}All {total} are estimated from gradients, none is measured yet."
     samples = {row.samples for row in measured}
     most = f" to {max(samples):,}" if len(samples) > 1 else ""
     on = f"on {min(samples):,}{most} samples"
     if len(measured) == len(ranking.rows):
         return f"{text}All {len(measured):,} are measured {on}, with 95 % intervals."
-    return (
-        f"{text}{len(measured):,} of {len(ranking.rows):,} are measured {on}, the hollow ones "
-        "estimated."
-    )
+    rest = "the hollow ones estimated" if ranking.proxy else "the rest not yet"
+    return f"{text}{len(measured):,} of {total} are measured {on}, {rest}."
 
 
 def alt(ranking: Sensitivity) -> str:
@@ -169,13 +178,15 @@ def alt(ranking: Sensitivity) -> str:
 def row_line(ranking: Sensitivity, row: SensitivityRow) -> str:
     """One row in words: its place, its divergence, what the metric does."""
     text = f"**{row.name}** ({row.type}): rank {row.rank + 1:,} of {len(ranking.rows):,}, "
+    if not row.exact and not ranking.proxy:
+        return f"**{row.name}** ({row.type}) is not measured yet."
     text += f"{quantity(ranking)} {'measured' if row.exact else 'estimated'} {row.divergence:.3g}"
     if (span := row.divergence_interval) is not None:
         text += f" [{span.low:.3g}, {span.high:.3g}]"
     if row.change is not None:
-        text += f", {ranking.metric} {row.change:+.2%} relative"
+        text += f", {ranking.metric} {100 * row.change:+.2f} % relative"
     if (span := row.change_interval) is not None:
-        text += f" [{span.low:+.2%}, {span.high:+.2%}]"
+        text += f" [{100 * span.low:+.2f}, {100 * span.high:+.2f}]"
     tied = [one.name for one in ranking.rows if one.tie == row.tie and one.name != row.name]
     if tied:
         others = ", ".join(tied[:3]) + (f" and {len(tied) - 3} more" if len(tied) > 3 else "")
@@ -208,7 +219,7 @@ def paste(names: Sequence[str], form: str) -> str:
 
 def cut_line(ranking: Sensitivity, count: int) -> str:
     """How much the worst ``count`` explain, and whether the cut goes through a tie."""
-    text = f"They explain {ranking.shares[count - 1]:.0%} of the loss."
+    text = f"They explain {_percent(ranking.shares[count - 1])} of the loss."
     for first, last in tied(ranking.rows):
         if first < count <= last:
             text += (
