@@ -17,6 +17,7 @@ attribute): ``from qviz.capture import capture``.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -80,6 +81,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'qviz' has no attribute {name!r}")
     value: object = getattr(importlib.import_module(_MODULE_OF[name]), name)
     globals()[name] = value
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and ipython.get_ipython() is not None:
+        importlib.import_module("qviz.notebook")  # a bare cell shows figures and tables
     return value
 
 
