@@ -6,6 +6,7 @@ for and no job runs, on all evaluation data. Asking costs nothing and never wait
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from qviz.session import Session
 REMEMBERED = 256
 #: How often a measurement that waits for a job looks again, in seconds.
 PATIENCE = 0.5
+#: How long a process that ends waits for a batch under way, in seconds.
+ENDING = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +69,10 @@ class LiveMeter:
         self._changed = threading.Condition()
         self._asked = 0
         self._closed = False
-        threading.Thread(target=self._loop, name="qviz-live", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop, name="qviz-live", daemon=True)
+        self._thread.start()
+        # a thread inside torch while the interpreter goes would abort the process
+        atexit.register(self._end)
 
     def ask(self, owner: str, recipe: Recipe | None) -> LiveResult:
         """What is known about a recipe; what is missing is measured from now on.
@@ -104,6 +110,12 @@ class LiveMeter:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        atexit.unregister(self._end)
+
+    def _end(self) -> None:
+        """Close, and wait until the batch under way is done."""
+        self.close()
+        self._thread.join(ENDING)
 
     def _next(self) -> tuple[Recipe | None, bool] | None:
         """The recipe to measure and whether on all data; None if there is nothing to do."""

@@ -169,7 +169,7 @@ def table(workspace: Workspace, shown: View) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.selectbox(
             "Range of",
-            specs,
+            list(dict.fromkeys([*specs, st.session_state["ranges_calibrator"]])),
             key="ranges_calibrator",
             accept_new_options=True,
             width=220,
