@@ -117,8 +117,9 @@ def parity_sentence(found: Mapping[str, Any]) -> str:
         "computes what was simulated" if found["passed"] else "does NOT compute what was simulated"
     )
     rare = f" (1 in {count(round(1 / p['share']))})" if p["share"] else ""
+    calls = "1 integer call" if len(p["rows"]) == 1 else f"{len(p['rows'])} integer calls"
     return (
-        f"The int8 program {said}: {len(p['rows'])} integer calls compared on "
+        f"The int8 program {said}: {calls} compared on "
         f"{found['samples']:,} samples, {count(p['count'])} outputs, {p['one_step']:,} of them one "
         f"step off{rare} and {p['more']:,} more than one step."
     )

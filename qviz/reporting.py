@@ -146,9 +146,10 @@ def gather(
     said = f"all int8 with {base.calibrator} ranges"
     ranked = ""
     if measured is not None and sensitivity is None:
-        sensitivity = run_results.ranking(session, recipe)
-        if sensitivity is None and (sensitivity := run_results.ranking(session, base)) is not None:
-            ranked = said
+        sensitivity = run_results.ranking(session, recipe, progress=progress)
+        if sensitivity is None:
+            sensitivity = run_results.ranking(session, base, progress=progress)
+            ranked = "" if sensitivity is None else said
     search = search or run_results.searched(session.run)
     folder = None if checkpoint is None else Path(checkpoint)
     return Content(

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from qviz import records
 from qviz.errors import RunFolderError
 from qviz.intervals import Interval
+from qviz.progress import OnProgress
 from qviz.recipe import FORMAT, VERSION, Recipe
 from qviz.report_content import Measured
 from qviz.scoreboard import Scoreboard
@@ -46,7 +47,9 @@ def calibrators(session: Session, recipe: Recipe) -> dict[tuple[str, bool], Meas
     return found
 
 
-def ranking(session: Session, recipe: Recipe) -> Sensitivity | None:
+def ranking(
+    session: Session, recipe: Recipe, *, progress: OnProgress | None = None
+) -> Sensitivity | None:
     """The only-this ranking that the run folder holds of a recipe, or of it with nothing skipped.
 
     None if it holds none.
@@ -60,6 +63,7 @@ def ranking(session: Session, recipe: Recipe) -> Sensitivity | None:
             for operands in get_args(Operands):
                 key = session.sweep_key(one, "only_this", operands, granularity)
                 if key in known:
+                    session.reference(progress=progress)
                     return _ranking(session, one, operands, granularity, key)
     return None
 
