@@ -78,10 +78,20 @@ def curve_figure(
             "overlaying": "y",
             "side": "right",
             "range": [0, 105],
+            "tickmode": "array",
+            "tickvals": [0, 25, 50, 75, 100],
             "showgrid": False,
             "fixedrange": True,
         },
-        legend={"orientation": "h", "yanchor": "top", "y": -0.22},
+        legend={
+            "orientation": "h",
+            "yanchor": "top",
+            "y": -0.22,
+            "x": -0.1,
+            "entrywidth": 165,
+            "entrywidthmode": "pixels",
+            "font": {"size": 11},
+        },
         hovermode="closest",
         height=430,
         margin={"l": 60, "r": 60, "t": 20, "b": 60},
@@ -150,7 +160,7 @@ def _predicted(steps: Sequence[Step]) -> go.Scatter:
         y=[100 * (step.drop or 0.0) for step in steps],
         mode="lines",
         line={"color": _PREDICTED, "dash": "dash", "width": 2},
-        name="predicted, worst ops first",
+        name="predicted, worst first",
         hovertext=[
             f"<b>{step.ops} in float, predicted</b><br>drop {percent(step.drop)}"
             f"<br>{percent(step.float_macs)} of MACs in float"
@@ -168,7 +178,7 @@ def _macs(steps: Sequence[Step]) -> go.Scatter:
         yaxis="y2",
         mode="lines",
         line={"color": _MACS, "dash": "dot", "width": 1, "shape": "hv"},
-        name="MACs in float (right axis)",
+        name="MACs in float (right)",
         hoverinfo="skip",
     )
 

@@ -39,7 +39,7 @@ def test_measured_points_stand_at_their_ops_with_their_intervals() -> None:
 
 
 def test_the_prediction_is_a_dashed_line_along_the_ranking() -> None:
-    line = trace(curve(), "predicted, worst ops first")
+    line = trace(curve(), "predicted, worst first")
     assert list(line.x) == [0, 1, 2, 3]
     assert line.y == pytest.approx([6.0, 2.0, 1.0, 0.0])
     assert line.line.dash == "dash"
@@ -50,7 +50,7 @@ def test_the_prediction_is_a_dashed_line_along_the_ranking() -> None:
 
 def test_macs_in_float_have_an_axis_of_their_own() -> None:
     figure = curve()
-    line = trace(figure, "MACs in float (right axis)")
+    line = trace(figure, "MACs in float (right)")
     assert line.yaxis == "y2"
     assert line.y == pytest.approx([0.0, 2.0, 2.3, 100.0])
     assert figure.layout.yaxis2.title.text == "MACs in float (%)"
@@ -105,6 +105,6 @@ def test_a_search_shows_what_was_measured_predicted_and_wanted(found: SearchResu
     figure = skip_curve_figure(found)
     assert list(trace(figure, "measured").x) == [0]
     assert trace(figure, "found").y == pytest.approx([0.5])
-    line = trace(figure, "predicted, worst ops first")
+    line = trace(figure, "predicted, worst first")
     assert (list(line.x), list(line.y)) == ([0], [2.5])
     assert set(trace(figure, "target 1.00 %").y) == {1.0}

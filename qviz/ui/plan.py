@@ -1,4 +1,4 @@
-"""The plan page: the table on the left, what the draft does on the right, variants below."""
+"""The plan page: what the draft does on top, the table beside the curve."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import streamlit as st
 from qviz.ui import plan_know, plan_words
 from qviz.ui.plan_choice import Choice
 from qviz.ui.plan_editor import editor
-from qviz.ui.plan_outcome import outcome
+from qviz.ui.plan_outcome import follow
 from qviz.ui.plan_state import state_of
 from qviz.ui.workspace import Workspace
 
@@ -21,9 +21,10 @@ def draft(workspace: Workspace) -> None:
         st.info("This model has no op with int8 arithmetic: there is nothing to choose.")
         return
     known = plan_know.known(workspace, state, choice.base)
+    st.caption(plan_words.INTRO)
+    numbers = st.container(key="plan_top")  # above the table, but it shows what was just ticked
+    bar = st.container(key="plan_bar")
     left, right = st.columns([11, 9], gap="medium")
     with left:
-        st.caption(plan_words.INTRO)
-        choice = editor(workspace, state, choice, known)
-    with right:
-        outcome(workspace, state, choice, known)
+        choice = editor(workspace, state, choice, known, bar)
+    follow(workspace, state, choice, known, numbers, right)

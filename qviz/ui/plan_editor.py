@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from qviz.tables_plan import ChoiceRow, choices_table
 from qviz.ui import plan_presets, plan_words
@@ -23,6 +24,19 @@ SHEET = "plan_sheet"
 BY = ("Ops", "Operands")
 ORDERS = ("Worst first", "Network order", "MACs", "Size")
 SHOWN = ("All", "Float", "Int8")
+#: Columns from left to right: what decides stands beside the name.
+ORDER = (
+    "float",
+    "name",
+    "divergence",
+    "known",
+    "share_percent",
+    "tied",
+    "type",
+    "macs_percent",
+    "size_kb",
+    "note",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +58,26 @@ class Sheet:
     frame: pd.DataFrame
 
 
-def editor(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> Choice:
-    """Draw it all.
+def editor(
+    workspace: Workspace, state: PlanState, choice: Choice, known: Known, bar: DeltaGenerator
+) -> Choice:
+    """Draw the table here and its toolbar into ``bar``.
 
     Returns:
         The choice after what was ticked just now.
     """
-    toolbar = st.container(horizontal=True, vertical_alignment="bottom", key="plan_toolbar")
-    view = _view(known)
+    with bar:
+        # filled when the table has told what was ticked, so that Undo knows it
+        toolbar = st.container(horizontal=True, vertical_alignment="center", key="plan_toolbar")
+        with st.container(horizontal=True, vertical_alignment="bottom", key="plan_view"):
+            view = _view()
     sheet = _sheet(choice, known, view)
     edited = st.data_editor(
         sheet.frame,
         key=sheet.key,
         hide_index=True,
         disabled=[name for name in sheet.frame.columns if name != "float"],
+        column_order=ORDER,
         column_config=plan_words.choice_columns(view.by[:-1], _unit(known)),
         height=min(560, 76 + 35 * max(3, len(sheet.frame))),
         placeholder="",
@@ -84,41 +104,35 @@ class _View:
     shown: str
 
 
-def _view(known: Known) -> _View:
-    with st.container(horizontal=True, vertical_alignment="bottom", key="plan_view"):
-        find = st.text_input(
-            "Find",
-            key="plan_find",
-            type="search",
-            live=True,
-            placeholder="name or type",
-            width=180,
-            persist_state="session",
-        )
-        by = st.segmented_control(
-            "Tick",
-            BY,
-            default=BY[0],
-            required=True,
-            key="plan_by",
-            persist_state="session",
-            help="Whole ops, or each input and weight by itself",
-        )
-        order = st.selectbox("Sort", ORDERS, key="plan_order", width=150, persist_state="session")
-        shown = st.segmented_control(
-            "Show",
-            SHOWN,
-            default=SHOWN[0],
-            required=True,
-            key="plan_shown",
-            persist_state="session",
-        )
+def _view() -> _View:
+    find = st.text_input(
+        "Find",
+        key="plan_find",
+        type="search",
+        live=True,
+        placeholder="name or type",
+        width=150,
+        persist_state="session",
+    )
+    by = st.segmented_control(
+        "Tick",
+        BY,
+        default=BY[0],
+        required=True,
+        key="plan_by",
+        persist_state="session",
+        help="Whole ops, or each input and weight by itself",
+    )
+    order = st.selectbox("Sort", ORDERS, key="plan_order", width=150, persist_state="session")
+    shown = st.segmented_control(
+        "Show", SHOWN, default=SHOWN[0], required=True, key="plan_shown", persist_state="session"
+    )
     return _View(by or BY[0], find or "", order, shown or SHOWN[0])
 
 
 def _unit(known: Known) -> str:
     name = known.rankings[0].divergence_name if known.rankings else ""
-    return {"kl": " (KL, nats)", "mse": " (mean squared error)"}.get(name, "")
+    return {"kl": "KL (nats)", "mse": "MSE (output units²)"}.get(name, "Divergence")
 
 
 def _sheet(choice: Choice, known: Known, view: _View) -> Sheet:
@@ -234,5 +248,4 @@ def _toolbar(workspace: Workspace, state: PlanState, choice: Choice, known: Know
     )
     with st.popover("Presets", key="plan_presets"):
         plan_presets.draw(workspace, state, choice, known)
-    if history.undoes:
-        st.caption(f"Last change: {history.undoes}")
+    st.caption(f"Last change: {history.undoes or 'none yet'}", width="content")

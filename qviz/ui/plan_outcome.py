@@ -6,11 +6,13 @@ Drawn in a fragment that looks again while something is being measured, and not 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from qviz.digits import number, percent, scored
-from qviz.estimate import Estimate, drop_interval
+from qviz.estimate import drop_interval
 from qviz.evaluate import Evaluation
 from qviz.figures_plan import curve_figure
 from qviz.meter import LiveResult
@@ -23,19 +25,28 @@ from qviz.ui.workspace import Workspace
 
 #: How often a measurement under way is looked at, in seconds.
 POLL = 0.3
+Draw = Callable[[Workspace, PlanState, Choice, Known], None]
 _GREY = "<style>.st-key-plan_older {opacity: 0.45}</style>"
 
 
-def outcome(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> None:
-    """Numbers, curve and flags, kept up to date until nothing more comes."""
+def follow(
+    workspace: Workspace,
+    state: PlanState,
+    choice: Choice,
+    known: Known,
+    numbers: DeltaGenerator,
+    curve: DeltaGenerator,
+) -> None:
+    """Draw numbers and curve, each into its place, and keep them up to date until all is known."""
     if workspace.opened.meter is None:
-        st.warning(plan_words.NO_DATA)
-        st.metric("In float", plan_words.how_much(*_share(choice)))
+        with numbers:
+            st.warning(plan_words.NO_DATA)
+            _in_float(choice)
         return
     waiting = _waiting(workspace, state, choice)
     target = state.target
 
-    def live() -> None:
+    def live(draw: Draw) -> None:
         now = Choice.of(workspace.recipe, choice.graph)
         # the table and its toolbar stand outside: they have to see these, and the polling starts
         # or ends with the whole
@@ -45,9 +56,11 @@ def outcome(workspace: Workspace, state: PlanState, choice: Choice, known: Known
             or plan_know.known(workspace, state, now.base) is not known
         ):
             st.rerun()
-        _draw(workspace, state, now, known)
+        draw(workspace, state, now, known)
 
-    st.fragment(live, run_every=POLL if waiting else None)()
+    for place, draw in ((numbers, _numbers), (curve, _curve)):
+        with place:
+            st.fragment(live, run_every=POLL if waiting else None)(draw)
 
 
 def _waiting(workspace: Workspace, state: PlanState, choice: Choice) -> bool:
@@ -58,20 +71,20 @@ def _waiting(workspace: Workspace, state: PlanState, choice: Choice) -> bool:
     return running or (found is not None and not found.settled)
 
 
-def _share(choice: Choice) -> tuple[int, int, float]:
-    return len(choice.ops), len(choice.operands), choice.float_macs
-
-
-def _draw(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> None:
+def _measurements(workspace: Workspace, state: PlanState, choice: Choice) -> LiveResult:
+    """What is measured of the draft; points of the curve are kept on the way."""
     found = workspace.live() or LiveResult()
     if found.full is not None:
         state.note(choice, found.full)
     if (job := workspace.jobs.get("search")) is not None:
         state.note_search(job, choice)
+    return found
+
+
+def _curve(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> None:
+    _measurements(workspace, state, choice)
     anchor = plan_know.anchor(workspace, state, choice)
     predicted = known.estimate(choice, anchor)
-    _numbers(workspace, state, choice, found, predicted)
-    _learning(state, choice, known)
     names = {Choice.of(r, choice.graph).left: n for n, r in workspace.variants.items()}
     drawn = marks(state, choice, known, anchor, names)
     here = None
@@ -93,10 +106,11 @@ def _draw(workspace: Workspace, state: PlanState, choice: Choice, known: Known) 
         "points, listed in the table below",
         on_click=lambda key: _take(workspace, state, int(key)),
     )
-    st.caption("Click a point to take it over into the draft.")
     _flags(drawn)
     plan_search.controls(workspace, state, choice, known)
-    with st.expander(f"{len(drawn)} measured points as a table", key="plan_points"):
+    with st.expander(
+        "The measured points as a table, and how drops are predicted", key="plan_points"
+    ):
         st.dataframe(
             points_table(sorted(drawn, key=lambda m: (m.ops, m.point.drop))),
             column_config=plan_words.POINT_COLUMNS,
@@ -111,49 +125,53 @@ def _take(workspace: Workspace, state: PlanState, key: int) -> None:
     points = list(state.points.get(choice.base, {}))
     if 0 <= key < len(points):
         taken = choice.with_left(points[key])
-        workspace.apply(taken.recipe, f"a point of the curve, {len(taken.ops)} ops in float")
+        workspace.apply(
+            taken.recipe, f"a point of the curve, {plan_words.ops(len(taken.ops))} in float"
+        )
 
 
-def _numbers(
-    workspace: Workspace,
-    state: PlanState,
-    choice: Choice,
-    found: LiveResult,
-    predicted: Estimate | None,
-) -> None:
+def _numbers(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> None:
     metric = workspace.opened.session.metric
+    found = _measurements(workspace, state, choice)
+    predicted = known.estimate(choice, plan_know.anchor(workspace, state, choice))
     st.html(_GREY)
-    with st.container(horizontal=True, key="plan_numbers"):
-        with st.container(width=215, key="plan_estimated"):
+    with st.container(horizontal=True, key="plan_numbers", gap="medium"):
+        _in_float(choice)
+        with st.container(width=250, key="plan_estimated"):
             drop = None if predicted is None else predicted.drop
-            st.metric(
-                f"Drop of {metric.name}, estimated",
-                f"≈ {percent(drop)}" if drop is not None else "-",
-            )
+            st.metric(f"Drop of {metric.name}, estimated", plan_words.roughly(drop))
             st.caption(plan_words.estimated(predicted))
         if found.best is not None:
             state.shown = found.best
-            with st.container(width=235, key="plan_measured"):
-                _measured(found.best, everything=found.full is not None)
-        elif state.shown is not None and found.error is None:
-            with st.container(width=235, key="plan_older"):
-                _measured(state.shown, everything=False, older=True)
-        with st.container(width=170, key="plan_share"):
-            ops, of, macs = _share(choice)
-            st.metric("In float", f"{ops} of {of} ops")
-            st.caption(f"{percent(macs)} of MACs")
+            with st.container(width=330, key="plan_measured"):
+                _measured(found.best)
+                _how_far(workspace, found)
+        else:
+            with st.container(width=330):
+                if state.shown is not None and found.error is None:
+                    with st.container(key="plan_older"):
+                        _measured(state.shown, older=True)
+                if found.error is None:
+                    st.caption("**measuring …**")
     if found.error is not None:
         st.error(found.error)
-    elif found.best is None:
-        st.caption(":hourglass: measuring …")
-    elif found.full is None:
-        rest = "when the running job is done" if workspace.opened.worker.busy else "now"
-        st.caption(
-            f"Measured on {found.best.scores.count:,} of "
-            f"{_all(workspace):,} samples; on all of them {rest} …"
-        )
-    else:
-        st.caption(f"Measured on all {found.full.scores.count:,} samples.")
+    _learning(state, choice, known)
+
+
+def _in_float(choice: Choice) -> None:
+    with st.container(width=170, key="plan_share"):
+        st.metric("In float", f"{len(choice.ops)} of {len(choice.operands)} ops")
+        st.caption(f"{percent(choice.float_macs)} of MACs")
+
+
+def _how_far(workspace: Workspace, found: LiveResult) -> None:
+    assert found.best is not None  # checked by the caller
+    count = found.best.scores.count
+    if found.full is not None:
+        st.caption(f"measured on all {count:,} samples")
+        return
+    rest = "when the running job is done" if workspace.opened.worker.busy else "next"
+    st.caption(f"measured on {count:,} of {_all(workspace):,} samples; on all of them {rest} …")
 
 
 def _all(workspace: Workspace) -> int:
@@ -161,14 +179,14 @@ def _all(workspace: Workspace) -> int:
     return 0 if data is None else data.count
 
 
-def _measured(found: Evaluation, *, everything: bool, older: bool = False) -> None:
+def _measured(found: Evaluation, *, older: bool = False) -> None:
     metric = found.metric
     interval = drop_interval(found)
-    count = "before the last change" if older else f"{found.scores.count:,} samples"
+    when = " before the last change" if older else ""
     if math.isnan(found.drop):
-        st.metric(f"{metric.name}, measured ({count})", scored(found.value, metric))
+        st.metric(f"{metric.name}, measured{when}", scored(found.value, metric))
     else:
-        st.metric(f"Drop of {metric.name}, measured ({count})", percent(found.drop))
+        st.metric(f"Drop of {metric.name}, measured{when}", percent(found.drop))
     st.caption(
         f"{metric.name} {scored(found.value, metric)}, "
         f"float {scored(found.reference.value, metric)}; "
@@ -197,7 +215,9 @@ def _learning(state: PlanState, choice: Choice, known: Known) -> None:
 def _flags(drawn: tuple[Mark, ...]) -> None:
     flagged = [mark for mark in drawn if mark.flag is not None]
     for mark in sorted(flagged, key=lambda m: (not m.current, m.ops))[:3]:
-        where = "This draft" if mark.current else f"{mark.ops} ops in float ({mark.label})"
+        where = (
+            "This draft" if mark.current else f"{plan_words.ops(mark.ops)} in float ({mark.label})"
+        )
         st.warning(f"{where}: {mark.flag}")
     if len(flagged) > 3:
         st.caption(f"{number(len(flagged) - 3)} more points are not as predicted; see the table.")

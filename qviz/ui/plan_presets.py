@@ -64,7 +64,8 @@ def draw(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -
 def _by_sensitivity(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> None:
     ranking = worst_first(choice, known.effects.of)
     with _row("worst"):
-        most = max(1, len(ranking))
+        # bounds that change would begin another widget, with another value
+        most = len(choice.operands)
         count = int(st.number_input("Worst ops", 1, most, min(3, most), key="plan_k", width=130))
         worst = choice.whole(ranking[:count])
         _button(

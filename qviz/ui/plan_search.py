@@ -147,7 +147,5 @@ def best_of(points: tuple[SkipPoint, ...], target: float) -> SkipPoint:
 
 def use(workspace: Workspace, found: Choice) -> None:
     """Take what a search found over into the draft."""
-    ops = len(found.ops)
-    workspace.apply(
-        found.recipe, f"the search's result, {ops} {'op' if ops == 1 else 'ops'} in float"
-    )
+    said = plan_words.ops(len(found.ops))
+    workspace.apply(found.recipe, f"the search's result, {said} in float")

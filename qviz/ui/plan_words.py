@@ -39,8 +39,9 @@ def choice_columns(kind: str, unit: str) -> Columns:
         "name": st.column_config.TextColumn(kind, pinned=True),
         "type": "Type",
         "divergence": _number(
-            f"Divergence{unit}",
+            unit,
             format="%.3g",
+            width=105,
             help="From the float model's outputs, caused by this alone when it is int8",
         ),
         "share_percent": _number("Share %", format="%.1f", help="Of the summed divergence"),
@@ -87,9 +88,11 @@ def estimated(found: Estimate | None) -> str:
         return "nothing is known yet"
     if found.drop is None:
         return f"divergence {number(found.divergence)}; the drop follows once all int8 is measured"
-    text = f"divergence {number(found.divergence)}"
+    text = f"divergence {found.divergence:.2g}"
     if found.interval is not None:
-        text += f"; {percent(found.interval.low)} to {percent(found.interval.high)} by its rate"
+        text += (
+            f"; {100 * found.interval.low:.2g} to {roughly(found.interval.high)[2:]} by its rate"
+        )
     if found.ops:
         text += f"; {found.measured} of {found.ops} int8 ops measured alone"
     return text
@@ -127,6 +130,11 @@ def search_said(
     return text
 
 
-def changed(names: int, verb: str) -> str:
-    """A label for the history: ``worst 3 to float``."""
-    return f"{names} {'op' if names == 1 else 'ops'} {verb}"
+def ops(count: int) -> str:
+    """``1 op``, ``3 ops``."""
+    return f"{count:,} {'op' if count == 1 else 'ops'}"
+
+
+def roughly(value: float | None) -> str:
+    """An estimate: two digits, and a sign that says so."""
+    return "-" if value is None else f"≈ {100 * value:.2g} %"
