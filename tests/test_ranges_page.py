@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from qviz.recipe import Recipe
 from qviz.ui import ranges_view as views
+from qviz.ui import ranges_words as words
 from qviz.ui import visit as visiting
 from qviz.ui.launch import MAIN
 from qviz.ui.models import Opened
@@ -184,7 +186,7 @@ def test_the_next_op_is_a_key_away(at: AppTest) -> None:
 
 
 def test_a_weight_is_shown_with_both_ways_to_scale_it(at: AppTest) -> None:
-    at.get("button_group")[0].set_value("weight").run()
+    at.segmented_control(key="ranges_operand").set_value("weight").run()
     assert not at.exception
     assert [data(at, i)["limits"] for i in (0, 1)] == [None, None]
     assert any("with one scale for all 16 channels" in one.value for one in at.markdown)
@@ -237,3 +239,16 @@ def test_a_range_of_a_known_calibrator_that_is_not_its_range_is_custom(
     current = views.view(opened, foreign, operand).current
     assert current is not None
     assert current.calibrator == "fixed"
+
+
+def test_a_tensor_that_never_saw_data_has_no_range_and_says_why(
+    opened: Opened, at: AppTest
+) -> None:
+    blind = replace(opened, calibration=replace(opened.calibration, histograms={}), _memo={})
+    operand = opened.session.graph.operands["layer1.0.conv1/input"]
+    shown = views.view(blind, recipe(at), operand)
+    assert (shown.current, shown.shown, views.limits(blind, shown)) == (None, (), None)
+    assert [one.kind for one in views.findings(blind, shown)] == ["never saw data"]
+    assert words.picture(shown) == (
+        "Histogram of relu: 0 values. The table below lists the candidate ranges."
+    )
