@@ -281,8 +281,8 @@ def _scale(number: OpNumber, values: Sequence[float]) -> dict[str, Any]:
 
 
 def _short(value: float) -> str:
-    """``10000`` as ``10 k``, ``0.00123`` as ``0.0012``."""
+    """``10000`` as ``10 k``, ``0.0012345`` as ``0.00123``."""
     for step, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= step * 0.9995:
             return f"{value / step:.3g}{prefix}"
-    return f"{value:.2g}"
+    return f"{value:.3g}"
