@@ -84,7 +84,7 @@ def _measured(workspace: Workspace) -> None:
         if now is None or (waiting and now.settled):
             st.rerun()
         if now.error is not None:
-            st.warning(now.error)
+            st.warning(words.plain(now.error))
         if now.best is None:
             st.caption("Measuring …")
             return
@@ -108,7 +108,7 @@ def reproduce_it(workspace: Workspace, folder: Path, formats: Sequence[str]) -> 
     try:
         file = reproduce.save_recipe(run, workspace.recipe)
     except QvizError as failure:
-        st.error(str(failure))
+        st.error(words.plain(str(failure)))
         return
     st.caption(f"The recipe as it is now is kept in {words.plain(str(file))}")
     st.markdown("On the command line")

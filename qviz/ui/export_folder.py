@@ -39,11 +39,13 @@ class Written:
 
     Attributes:
         files: name -> bytes.
+        runs: whether there is an int8 program, which can be verified.
         recipe: that it was made from, None if that cannot be read.
         parity: what verifying it found, as ``parity.json`` has it; None if it is not verified.
     """
 
     files: dict[str, int]
+    runs: bool
     recipe: Recipe | None
     parity: dict[str, Any] | None
 
@@ -57,6 +59,8 @@ def target(text: str, run: Path) -> Target:
     """
     if not text.strip():
         return Target(run, "Name a folder to write to.")
+    if "\0" in text:
+        return Target(run, "Name a folder to write to: a path has no null bytes.")
     try:
         path = Path(os.path.normpath(run / Path(text.strip()).expanduser()))
         return _looked_at(path, run)
@@ -88,10 +92,16 @@ def _looked_at(path: Path, run: Path) -> Target:
     return Target(path)
 
 
-def written(folder: Path) -> Written | None:
-    """What was exported to a folder; None if nothing was."""
+def written(folder: Path, *, sure: bool = False) -> Written | None:
+    """What was exported to a folder; None if nothing was.
+
+    Args:
+        folder: of the export.
+        sure: something was, even if it is no checkpoint.
+    """
     try:
-        if not (folder / MANIFEST).is_file() and not (folder / RECIPE).is_file():
+        runs = (folder / MANIFEST).is_file()
+        if not folder.is_dir() or not (runs or sure):
             return None
         files = {
             str(path.relative_to(folder)): path.stat().st_size
@@ -100,7 +110,7 @@ def written(folder: Path) -> Written | None:
         }
     except OSError:
         return None
-    return Written(files, _recipe(folder / RECIPE), _parity(folder / PARITY))
+    return Written(files, runs, _recipe(folder / RECIPE), _parity(folder / PARITY))
 
 
 def _recipe(path: Path) -> Recipe | None:

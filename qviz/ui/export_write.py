@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ from qviz.ui.workspace import Workspace
 
 #: Folder in the run folder that is offered.
 OFFERED = "export"
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What an export job gives: where it wrote, and what each format says about it."""
+
+    folder: Path
+    formats: dict[str, Any]
 
 
 def choose(workspace: Workspace) -> tuple[tuple[str, ...], Target]:
@@ -54,11 +63,11 @@ def choose(workspace: Workspace) -> tuple[tuple[str, ...], Target]:
     found = target(typed, run)
     workspace.export_folder = typed  # a reload finds it again
     if found.error is not None:
-        st.error(found.error)
+        st.error(words.plain(found.error))
     elif str(found.path) != typed.strip():
         st.caption(f"Will be written to {words.plain(str(found.path))}")
     if found.note is not None and not _busy(workspace):
-        st.info(found.note)
+        st.info(words.plain(found.note))
     st.button(
         "Export",
         key="export_start",
@@ -80,10 +89,10 @@ def start(workspace: Workspace, folder: Path, formats: Sequence[str]) -> None:
 
 def _work(
     session: Session, recipe: Recipe, folder: Path, formats: Sequence[str]
-) -> Callable[[Job], dict[str, Any]]:
+) -> Callable[[Job], Made]:
     write = background.export(session, recipe, folder, formats)
 
-    def work(job: Job) -> dict[str, Any]:
+    def work(job: Job) -> Made:
         try:
             made = write(job)
         finally:  # what does not pass is there all the same, and can be verified again
@@ -91,7 +100,7 @@ def _work(
                 with contextlib.suppress(OSError):
                     shutil.copyfile(session.run.path / OPTIONS, folder / OPTIONS)
         session.save("recipe", recipe)  # the decision of this run, as the command line keeps it
-        return made
+        return Made(folder, made)
 
     return work
 
@@ -121,7 +130,8 @@ def result(workspace: Workspace, folder: Path) -> None:
             jobs_view.progress(job, key=f"export_{kind}")
             return
         jobs_view.failure(shown)
-    found = written(folder)
+    made = _made(workspace, folder)
+    found = written(folder, sure=made is not None)
     if found is None:
         return
     st.subheader("What was written")
@@ -134,6 +144,12 @@ def result(workspace: Workspace, folder: Path) -> None:
         alt="Files that were written, with their sizes",
     )
     _same_recipe(workspace, found)
+    for name, told in made.formats.items() if made is not None else ():
+        if "verification" not in told:  # the one that has is shown in words
+            with st.expander(f"What {name} reports"):
+                st.json(told)
+    if not found.runs:
+        return
     _proven(workspace, found)
     st.button(
         "Verify" if found.parity is None else "Verify again",
@@ -142,6 +158,12 @@ def result(workspace: Workspace, folder: Path) -> None:
         on_click=verify_again,
         args=(workspace, folder),
     )
+
+
+def _made(workspace: Workspace, folder: Path) -> Made | None:
+    job = workspace.jobs.get("export")
+    made = None if job is None else job.snapshot().result
+    return made if isinstance(made, Made) and made.folder == folder else None
 
 
 def _same_recipe(workspace: Workspace, found: Written) -> None:
