@@ -101,6 +101,8 @@ def proxy_figure(sensitivity: Sensitivity) -> go.Figure:
         )
     )
     values = [*estimates, *(row.divergence for row in rows)]
+    # 2 and 5 between the powers of ten only where there is room for them
+    ticks = "D2" if values and max(values) < 1e3 * min(values) else 1
     if values:
         ends = [min(values), max(values)]
         figure.add_trace(
@@ -118,13 +120,13 @@ def proxy_figure(sensitivity: Sensitivity) -> go.Figure:
             "title": f"estimated {quantity(sensitivity)}",
             "type": "log",
             "exponentformat": "power",
-            "dtick": "D2",
+            "dtick": ticks,
         },
         yaxis={
             "title": f"measured {quantity(sensitivity)}",
             "type": "log",
             "exponentformat": "power",
-            "dtick": "D2",
+            "dtick": ticks,
         },
         height=440,
         margin={"l": 70, "r": 20, "t": 40, "b": 60},
@@ -142,7 +144,7 @@ def quantity(sensitivity: Sensitivity) -> str:
 
 def brief(name: str) -> str:
     """A name short enough for an axis; its end says more than its beginning."""
-    return name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+    return name if len(name) <= NAME else f"…{name[1 - NAME :].lstrip('.:/')}"
 
 
 def tied(rows: Sequence[SensitivityRow]) -> list[tuple[int, int]]:

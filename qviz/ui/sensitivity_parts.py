@@ -50,7 +50,11 @@ def bars(workspace: Workspace, found: Sensitivity, setting: Setting) -> None:
         every = total > MOST and st.toggle(f"All {total:,} rows", key="sensitivity_all")
     chart(
         ranking_figure(
-            found, most=total if every else MOST, log=log, chosen=_row(workspace, found)
+            found,
+            most=total if every else MOST,
+            log=log,
+            chosen=_row(workspace, found),
+            in_float=workspace.recipe.skipped,
         ),
         key="sensitivity_bars",
         alt=words.alt(found),

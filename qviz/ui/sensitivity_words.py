@@ -144,8 +144,10 @@ def headline(ranking: Sensitivity, grain: str) -> str:
             f"No small set explains the loss{now}: half of it takes {half} of {total:,} {grain}s. "
             "Better ranges will help more than leaving a few in float."
         )
-    worst = f"the worst {('one', 'two', 'three')[few - 1]} of {total:,} {grain}s"
-    if shares[0] >= 0.5 and few > 1:
+    if total == 1:
+        return f"There is one {grain}, and it explains all of the loss{now}."
+    worst = f"the worst {'two' if few == 2 else 'three'} of {total:,} {grain}s"
+    if shares[0] >= 0.5:
         return (
             f"{rows[0].name} alone explains {_percent(shares[0])} of the loss, {worst} "
             f"{_percent(shares[few - 1])}{now}."
