@@ -6,10 +6,7 @@ import html
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from typing import Protocol
 
 #: A space between a number and its unit.
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|ms|[kMGT]?B|[kMGT])(?!\w))")
@@ -93,7 +90,14 @@ def card(title: str, value: str, note: str = "", kind: str = "") -> str:
     return f"<div{_class(f'card {kind}'.strip())}>{body}</div>"
 
 
-def figure(made: go.Figure, alt: str) -> str:
+class Chart(Protocol):
+    """A plotly figure; nothing else of it is needed."""
+
+    def to_json(self) -> str:
+        """The figure as plotly.js reads it."""
+
+
+def figure(made: Chart, alt: str) -> str:
     """A chart, drawn by ``report.js``; its height is the figure's."""
     values = json.loads(made.to_json())
     values["layout"].pop("template", None)  # its colours are those of a white page

@@ -36,7 +36,9 @@ def changed(measured: Measured) -> str:
 def decided(recipe: Recipe) -> str:
     """A recipe in one sentence, without its exceptions."""
     scales = "one scale per output channel" if recipe.per_channel else "one scale per tensor"
-    ops = "everything int8 that can be" if recipe.int8 else "float but for what is named"
+    ops = "everything int8 that can be" if recipe.int8 else "everything in float"
+    if many := len(recipe.overrides):
+        ops += f", with {many} {'exception' if many == 1 else 'exceptions'}"
     return (
         f"{recipe.calibrator} ranges, {recipe.weight_bits} bit weights ({scales}), "
         f"{recipe.activation_bits} bit activations, profile {recipe.profile}; {ops}."

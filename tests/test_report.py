@@ -25,7 +25,7 @@ from qviz.recipe import Recipe, TensorRange
 from qviz.recipe_diff import differences
 from qviz.report import html
 from qviz.report_content import Content, Measured, RangeView, Source
-from qviz.report_words import changed, covered, exclude, headline, parity_sentence, ranged
+from qviz.report_words import changed, covered, decided, exclude, headline, parity_sentence, ranged
 from qviz.search.skip import SearchResult
 from qviz.sensitivity import Sensitivity
 
@@ -234,6 +234,16 @@ def test_coverage_is_a_sentence(content: Content) -> None:
         "1 of 2 ops run in int8 (90.0 % of 1.00 k multiply-accumulates per sample), 1 in float by "
         "choice, 0 in float for a reason that the table names."
     )
+
+
+def test_a_recipe_is_a_sentence() -> None:
+    text = (
+        "mse ranges, 8 bit weights (one scale per output channel), 8 bit activations, profile "
+        "cuda; everything int8 that can be"
+    )
+    assert decided(PLAIN) == f"{text}."
+    assert decided(PLAIN.skip("fc")) == f"{text}, with 1 exception."
+    assert decided(PLAIN.only("a", "b")).endswith("; everything in float, with 2 exceptions.")
 
 
 def test_a_range_is_said_with_what_it_costs() -> None:

@@ -201,6 +201,24 @@ def test_a_recipe_is_kept_under_a_name_of_its_own(tmp_path: Path) -> None:
     assert [Recipe.from_json(path.read_text()) for path in paths] == [one, other, one]
 
 
+def test_without_evaluation_data_the_report_says_what_there_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    session = qviz.open(Net().eval(), samples(40, 1))
+    session.calibrate()
+    content = gather(session, session.recipe("max"))
+    assert (content.measured, content.sensitivity, content.calibrators) == (None, None, {})
+    page = write_report(session, session.recipe("max"), tmp_path / "r.html").read_text()
+    assert "Not measured: there are no evaluation data." in page
+
+
+def test_a_metric_that_is_zero_in_float_has_no_relative_change(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    session = qviz.open(Net().eval(), samples(40, 1), samples(60, 2), "kl")
+    recipe = session.recipe("max")
+    page = write_report(session, recipe, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "change not defined relative to float, measured on 60 samples." in page
+
+
 def test_a_model_in_memory_has_no_command(session: Session) -> None:
     assert reproduce.opened_with(session) is None
     assert gather(session, session.recipe("max")).again == ""
