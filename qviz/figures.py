@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from qviz.calibrators import Candidate
 from qviz.errors import MissingExtraError
 from qviz.histogram import Histogram
-from qviz.metrics import METRICS
-from qviz.sensitivity import Sensitivity
 
 try:
     import plotly.graph_objects as go
@@ -125,57 +123,6 @@ def histogram_figure(
     return figure
 
 
-def sensitivity_figure(sensitivity: Sensitivity, *, most: int = 40) -> go.Figure:
-    """What each op or operand costs, worst on top, with its 95 % interval.
-
-    Args:
-        sensitivity: measured rows and estimated ones may be mixed; estimates are hollow.
-        most: rows drawn; the rest would be too small to see.
-    """
-    rows = sensitivity.rows[:most]
-    metric = METRICS[sensitivity.divergence_name]
-    limits = [row.divergence_interval for row in rows]
-    figure = go.Figure(
-        go.Bar(
-            x=[row.divergence for row in rows],
-            y=[row.name for row in rows],
-            orientation="h",
-            marker={
-                "color": [_COLOURS["fixed"] if row.exact else _FILL for row in rows],
-                "line": {"color": _COLOURS["fixed"], "width": 1},
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [
-                    limit.high - row.divergence if limit else 0.0
-                    for row, limit in zip(rows, limits, strict=True)
-                ],
-                "arrayminus": [
-                    row.divergence - limit.low if limit else 0.0
-                    for row, limit in zip(rows, limits, strict=True)
-                ],
-            },
-            hovertext=[
-                f"{row.type}, {_change(row.change)}, {row.samples:,} samples"
-                if row.exact
-                else f"{row.type}, estimated from gradients"
-                for row in rows
-            ],
-            hovertemplate="<b>%{y}</b>: %{x:.4g}<br>%{hovertext}<extra></extra>",
-        )
-    )
-    unit = f", {metric.unit}" if metric.unit else ""
-    verb = "caused by this alone" if sensitivity.mode == "only_this" else "won by leaving it float"
-    figure.update_layout(
-        xaxis={"title": f"{metric.name} from float{unit}, {verb}", "rangemode": "tozero"},
-        yaxis={"autorange": "reversed", "automargin": True},
-        height=max(220, 90 + 20 * len(rows)),
-        margin={"l": 20, "r": 20, "t": 20, "b": 60},
-    )
-    return figure
-
-
 def drawn_bins(
     histogram: Histogram, most: int = MAX_STEPS
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -256,7 +203,3 @@ def _range_trace(
             f"SQNR {candidate.sqnr_db:.2f} dB<extra></extra>"
         ),
     )
-
-
-def _change(change: float | None) -> str:
-    return "metric not measured" if change is None else f"metric {change:+.3%} relative"

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from qviz import figures
 from qviz.affine import Grid
 from qviz.calibrators import candidates
-from qviz.figures import drawn_bins, histogram_figure, sensitivity_figure
+from qviz.figures import drawn_bins, histogram_figure
 from qviz.histogram import Histogram, collect
-from qviz.sensitivity import Sensitivity
 
 
 def bell(size: int = 20_000, *, scale: float = 1.0) -> Histogram:
@@ -136,23 +135,3 @@ def test_a_tensor_that_saw_nothing_finite_says_so() -> None:
 
 def test_figures_do_not_offer_to_upload_the_data() -> None:
     assert figures.CONFIG["showSendToCloud"] is False
-
-
-def test_bars_are_worst_first_with_their_intervals_and_estimates_are_hollow(
-    ranking: Sensitivity,
-) -> None:
-    figure = sensitivity_figure(ranking)
-    (bars,) = figure.data
-    assert list(bars.y) == ["conv", "fc"]
-    assert list(bars.x) == [0.3, 0.1]
-    assert bars.error_x.array == pytest.approx([0.2, 0.0])
-    assert bars.error_x.arrayminus == pytest.approx([0.1, 0.0])
-    assert bars.marker.color[0] != bars.marker.color[1]
-    assert bars.hovertext[0] == "conv2d, metric -2.000% relative, 100 samples"
-    assert bars.hovertext[1] == "linear, estimated from gradients"
-    assert figure.layout.yaxis.autorange == "reversed"
-    assert figure.layout.xaxis.title.text.startswith("kl from float")
-
-
-def test_only_the_worst_are_drawn(ranking: Sensitivity) -> None:
-    assert list(sensitivity_figure(ranking, most=1).data[0].y) == ["conv"]

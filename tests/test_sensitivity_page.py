@@ -256,6 +256,27 @@ def test_the_estimate_is_compared_with_the_measurement(at: AppTest) -> None:
     ]
 
 
+def test_a_row_of_an_operand_chooses_its_op(at: AppTest) -> None:
+    choose(at, "sensitivity_grain", "operand")
+    measured(press(at, "sensitivity_run"))
+    rows = bars(at)
+    assert {"head/input", "head/weight"} <= set(rows)
+    at.sidebar.selectbox(key="layer").select("head").run()
+    (line,) = (one.value for one in at.markdown if ": rank " in one.value)
+    assert line.startswith(f"**{next(name for name in rows if name.startswith('head/'))}** (linear)")
+
+
+def test_a_metric_of_the_whole_corpus_works_too(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = f"{project.model.rpartition(':')[0]}:whole"
+    at = visit(replace(start(project), metric=metric), monkeypatch)
+    measured(press(at, "sensitivity_run"))
+    assert len(bars(at)) == 5
+    table = next(one.value for one in at.dataframe if "change_percent" in one.value)
+    assert not table["change_percent"].isna().any()
+
+
 def test_without_evaluation_samples_the_page_says_what_is_missing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
