@@ -140,7 +140,7 @@ def outcome(end: Snapshot) -> View:
     if end.state == "failed":
         return View(took, (end.error or "failed",))
     if shown is None:
-        return View(took, () if found is None else (f"Result: {type(found).__name__}.",))
+        return View(took)
     return View(shown.text, (f"{took}.", *shown.notes), shown.tables, shown.figure)
 
 

@@ -51,6 +51,7 @@ class RangePicker:
         widgets = _widgets()
         calibration, tensor = found(source, tensor)
         self.tensor = tensor
+        self._calibration = calibration  # held, so that its id stays its own in _OPEN
         self._histogram = calibration.histograms[tensor]
         self._grid = calibration.grid
         self._candidates = calibration.candidates[tensor]
