@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 import streamlit as st
 import torch
+from cli_kit import result
 from streamlit.testing.v1 import AppTest
 from torch import nn
 
 from qviz.errors import InputError
+from qviz.jobs import Job, Worker
 from qviz.metrics import METRICS
 from qviz.opening import _OPENING
 from qviz.profiles import PROFILES
 from qviz.samples import samples
-from qviz.ui import launch, opening, visit, warm
+from qviz.ui import launch, models, opening, visit, warm
 from qviz.ui.launch import MAIN, Policy, Start
 from qviz.ui.opening import Typed
 from qviz.ui.opening_recent import ago, recent_runs
@@ -243,6 +245,49 @@ def test_what_cannot_be_opened_is_said_and_what_was_typed_stays(bad: Bad, files:
         assert (widget(at, f"start_{name}").value or "") == text
 
 
+def test_an_opening_can_be_cancelled(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(_: Start, __: Worker, job: Job) -> None:
+        while True:
+            job.check()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(models, "_open", endless)
+    monkeypatch.setattr(visit, "PATIENCE", 0.05)
+    at = page()
+    widget(at, "start_model").set_value(str(files / "net.pt2"))
+    widget(at, "start_calibration").set_value(str(files / "few.npz"))
+    widget(at, "start_open").click().run()
+    next(button for button in at.button if button.label == "Cancel").click().run()
+    deadline = time.monotonic() + 20
+    while not at.info:
+        assert time.monotonic() < deadline
+        at.run()
+    title = f"open {files / 'net.pt2'}"
+    assert [i.value for i in at.info] == [f"{title}: cancelled. What was finished is kept."]
+    assert widget(at, "start_model").value == str(files / "net.pt2")
+
+
+def test_what_the_command_line_found_is_what_the_page_shows(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    data = ["--calibration", str(files / "few.npz"), "--evaluation", str(files / "more.npz")]
+    said = result(capsys, ["run", str(files / "net.pt2"), *data, "-o", str(folder)])
+    at = press_open(page(), model=folder)
+    mine = workspace(at)
+    assert list(mine.recipe.skipped) == list(said["search"]["skipped"])
+    assert mine.recipe.calibrator == said["calibrator"]
+    at.switch_page("../../pages/overview.py")
+    at.session_state["overview_tab"] = "Calibrators"
+    deadline = time.monotonic() + 60
+    while not at.dataframe:  # no button is pressed: what was measured is known
+        assert time.monotonic() < deadline
+        at.run()
+    shown = at.dataframe[0].value
+    assert shown["calibrator"].tolist() == [row["calibrator"] for row in said["calibrators"]]
+    assert shown["divergence"].tolist() == [row["divergence"] for row in said["calibrators"]]
+
+
 def test_a_failed_opening_can_be_gone_back_from(files: Path) -> None:
     at = press_open(page(), model=files / "net.pt2", calibration=files / "few.npz")
     press_open(at, model=files / "notes.txt")
@@ -326,25 +371,32 @@ def test_an_upload_is_kept_under_a_name_of_the_servers_own() -> None:
     assert opening.uploaded(files, "cuda") == start
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "said"),
-    [
-        (
-            "m.pt2",
-            (opening.LIMIT_MB << 20) + 1,
-            "m.pt2: it has 64 MB, and uploads may have 64 MB. "
-            "Put it on the machine that runs qviz, and type its path.",
-        ),
-        ("m.pkl", 1, "m.pkl: it is not a .pt2 file. Drop a .pt2 file as the model."),
-    ],
-    ids=["too large", "of another kind"],
-)
-def test_an_upload_that_cannot_be_taken_is_refused(name: str, size: int, said: str) -> None:
+def test_an_upload_that_is_too_large_is_refused() -> None:
+    files: dict[str, opening.Upload | None] = {
+        "model": Dropped("m.pt2", bytes((opening.LIMIT_MB << 20) + 1)),
+        "calibration": Dropped("c.npz", b""),
+    }
     with pytest.raises(InputError) as refused:
-        opening.uploaded({"model": Dropped(name, bytes(size)), "calibration": None}, "cuda")
-    assert str(refused.value) in (
-        said,
-        "Upload of the calibration: there is none. Drop a .npz file on it.",
+        opening.uploaded(files, "cuda")
+    assert str(refused.value) == (
+        "m.pt2: it has more than 64 MB, and uploads may have no more. "
+        "Put it on the machine that runs qviz, and type its path."
+    )
+
+
+def test_an_upload_of_another_kind_is_refused() -> None:
+    files = {"model": Dropped("m.pkl", b""), "calibration": Dropped("c.npz", b"")}
+    with pytest.raises(InputError) as refused:
+        opening.uploaded(dict(files), "cuda")
+    assert str(refused.value) == ("m.pkl: it is not a .pt2 file. Drop a .pt2 file as the model.")
+
+
+def test_an_upload_that_did_not_arrive_is_asked_for() -> None:
+    with pytest.raises(InputError) as refused:
+        opening.uploaded({"model": None, "calibration": None}, "cuda")
+    assert str(refused.value) == (
+        "Upload of the model: there is none, or it has more than 64 MB. "
+        "Drop a .pt2 file on it; type the path of a larger one."
     )
 
 

@@ -187,7 +187,11 @@ def uploaded(files: dict[str, Upload | None], profile: str) -> Start:
     """
     for role, what in (("model", "a .pt2 file"), ("calibration", "a .npz file")):
         if files.get(role) is None:
-            raise InputError(f"Upload of the {role}", "there is none", f"Drop {what} on it")
+            raise InputError(
+                f"Upload of the {role}",
+                f"there is none, or it has more than {LIMIT_MB} MB",
+                f"Drop {what} on it; type the path of a larger one",
+            )
     kept = {role: _kept(role, file) for role, file in files.items() if file is not None}
     return replace(Start(profile=profile), **kept)
 
@@ -203,7 +207,7 @@ def _kept(role: str, file: Upload) -> str:
     if len(content) > LIMIT_MB << 20:
         raise InputError(
             shown,
-            f"it has {len(content) / (1 << 20):,.0f} MB, and uploads may have {LIMIT_MB} MB",
+            f"it has more than {LIMIT_MB} MB, and uploads may have no more",
             "Put it on the machine that runs qviz, and type its path",
         )
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()

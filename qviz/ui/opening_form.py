@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from qviz.errors import QvizError
-from qviz.ui import jobs_view, opening, visit
+from qviz.ui import jobs_view, opening, visit, words
 from qviz.ui.launch import Start
 from qviz.ui.opening import LIMIT_MB, METRICS, PROFILES, Typed
 from qviz.ui.workspace import Workspace
@@ -39,7 +39,7 @@ def _wrong(workspace: Workspace | None) -> None:
     before = visit.workspaces().find(st.session_state.get("start_before"))
     if before is not None and before is not workspace:
         st.button(
-            f"Back to {before.start.model}",
+            f"Back to {words.model_name(before.start).rpartition('/')[2]}",
             key="start_back",
             on_click=_back,
             args=(before,),
