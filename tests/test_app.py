@@ -145,3 +145,8 @@ def test_only_requests_that_name_this_machine_get_in(server: int, host: str, sta
         "Origin": f"http://{host}:{server}",
     }
     assert get(server, "/_stcore/stream", host, **upgrade) == status
+
+
+def test_a_visitors_own_modules_are_not_hidden_by_files_of_the_package() -> None:
+    AppTest.from_file(str(MAIN), default_timeout=60).run()
+    assert not {str(MAIN.parent), str(MAIN.parent.parent)} & set(sys.path)

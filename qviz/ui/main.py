@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import streamlit as st
 
 from qviz.shipped import shipped
@@ -15,6 +18,12 @@ PAGES = (
     ("plan", "Plan"),
     ("export", "Export"),
 )
+
+# Streamlit puts the folders of its scripts first on the path, where `import models` of a visitor's
+# own factory, or `import coverage` of a library, would find our files.
+for folder in (Path(__file__).parent, Path(__file__).parent.parent):
+    while str(folder) in sys.path:
+        sys.path.remove(str(folder))
 
 # No icon: a :material: icon makes the browser fetch a font from another host.
 st.set_page_config(page_title="qviz", layout="wide")
