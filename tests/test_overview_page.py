@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from networks import Residual
 from streamlit.testing.v1 import AppTest
 
+from qviz import background
 from qviz.capture import capture
 from qviz.data import Batch
 from qviz.opening import _OPENING
@@ -172,6 +174,37 @@ def test_the_network_is_coloured_by_another_number(at: AppTest) -> None:
         t["marker"]["colorbar"]["title"]["text"] for t in figure["data"] if t["name"] == "ops"
     ]
     assert titles == ["dB"]
+
+
+def test_once_sensitivity_is_measured_it_colours_the_network(at: AppTest) -> None:
+    tab(at, "Network")
+    assert "Run Sensitivity to colour the ops by what each one costs." in [
+        c.value for c in at.caption
+    ]
+    mine = workspace(at)
+    work = background.sensitivity(mine.opened.session, mine.recipe)
+    mine.submit("sensitivity", "sensitivity", work).wait(60)
+    at.run()
+    widget(at, "overview_colour").set_value("sensitivity").run()
+    assert widget(at, "overview_colour").value == "sensitivity"
+    assert not at.exception
+
+
+def test_a_network_without_evaluation_data_has_ranges_and_no_metric(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_start", replace(start, evaluation=None))
+    at = AppTest.from_file(str(MAIN), default_timeout=120).run()
+    at.switch_page("../../pages/overview.py").run()
+    until(at, lambda: at.metric)
+    assert [value for name, value in cards(at).items() if name.startswith("Draft")] == ["–"]
+    assert "No evaluation data, so nothing is measured. Open the model again with some." in [
+        c.value for c in at.caption
+    ]
+    tab(at, "Calibrators")
+    assert [i.value for i in at.info] == [
+        "Calibrators are compared on evaluation data, and there are none."
+    ]
 
 
 def test_calibrators_are_compared_and_the_best_is_taken_over(at: AppTest) -> None:
