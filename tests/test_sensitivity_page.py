@@ -263,7 +263,9 @@ def test_a_row_of_an_operand_chooses_its_op(at: AppTest) -> None:
     assert {"head/input", "head/weight"} <= set(rows)
     at.sidebar.selectbox(key="layer").select("head").run()
     (line,) = (one.value for one in at.markdown if ": rank " in one.value)
-    assert line.startswith(f"**{next(name for name in rows if name.startswith('head/'))}** (linear)")
+    assert line.startswith(
+        f"**{next(name for name in rows if name.startswith('head/'))}** (linear)"
+    )
 
 
 def test_a_metric_of_the_whole_corpus_works_too(
@@ -340,8 +342,12 @@ def test_a_headline_with_estimates_is_so_far() -> None:
         == "The worst three of 4 ops explain 90 % of the loss, so far."
     )
     assert words.basis_line(partial) == (
-        "Loss: KL from float (nats), summed over the rows. 3 of 4 are measured on 50 samples, the "
-        "hollow ones estimated."
+        "Loss: KL from float (nats), caused by each alone, summed over the rows. 3 of 4 are "
+        "measured on 50 samples, the hollow ones estimated."
+    )
+    assert words.table_line(replace(partial, mode="all_but_this")) == (
+        "Divergence: KL from float (nats). Metric change: top1 relative to all INT8, by this left "
+        "in float. Choose a row to choose its op."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import streamlit as st
 import torch
 
-from qviz.figures_sensitivity import MOST, proxy_figure, quantity, ranking_figure
+from qviz.figures_sensitivity import MOST, proxy_figure, ranking_figure
 from qviz.ranking import Operands, Sensitivity, spearman
 from qviz.shipped import shipped
 from qviz.tables import sensitivity_table
@@ -181,10 +181,7 @@ def rows(workspace: Workspace, found: Sensitivity) -> None:
         selection_mode="single-row",
         alt=f"Every op or operand with its divergence and metric change, {len(names)} rows",
     )
-    st.caption(
-        f"Divergence: {quantity(found)}. Metric change: {found.metric}, relative. "
-        "Choose a row to choose its op."
-    )
+    st.caption(words.table_line(found))
     st.download_button(
         "Download CSV",
         lambda: sensitivity_table(found).to_csv(index=False),

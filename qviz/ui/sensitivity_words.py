@@ -158,7 +158,8 @@ def headline(ranking: Sensitivity, grain: str) -> str:
 def basis_line(ranking: Sensitivity) -> str:
     """What the loss is, and how much of it is measured."""
     measured = [row for row in ranking.rows if row.exact]
-    text = f"Loss: {quantity(ranking)}, summed over the rows. "
+    each = "caused by each alone" if ranking.mode == "only_this" else "won by leaving each in float"
+    text = f"Loss: {quantity(ranking)}, {each}, summed over the rows. "
     total = f"{len(ranking.rows):,}"
     if not measured:
         return f"{text}All {total} are estimated from gradients, none is measured yet."
@@ -169,6 +170,15 @@ def basis_line(ranking: Sensitivity) -> str:
         return f"{text}All {len(measured):,} are measured {on}, with 95 % intervals."
     rest = "the hollow ones estimated" if ranking.proxy else "the rest not yet"
     return f"{text}{len(measured):,} of {total} are measured {on}, {rest}."
+
+
+def table_line(ranking: Sensitivity) -> str:
+    """How the columns of the table are to be read."""
+    base = "float, by this alone" if ranking.mode == "only_this" else "INT8, by this left in float"
+    return (
+        f"Divergence: {quantity(ranking)}. Metric change: {ranking.metric} relative to all {base}. "
+        "Choose a row to choose its op."
+    )
 
 
 def alt(ranking: Sensitivity) -> str:
