@@ -17,7 +17,7 @@ except ImportError as error:
     ) from error
 
 # Okabe and Ito's palette; shapes and dashes tell the same things apart.
-_MEASURED = "#0072B2"
+_MEASURED = "#2B8CC4"  # between its two blues: one is dim on black, the other on white
 _PREDICTED = "#E69F00"
 _TARGET = "#009E73"
 _FLAG = "#D55E00"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -27,8 +26,14 @@ PAGE = 24
 _NAMES = {"a and b": "A and B", "a and float": "A and float", "b and float": "B and float"}
 
 
-def section(workspace: Workspace, variants: dict[str, Variant]) -> None:
-    """Choice of two variants, the button, and the result."""
+def section(workspace: Workspace, find: Callable[[], dict[str, Variant]]) -> None:
+    """Choice of two variants, the button, and the result.
+
+    Args:
+        workspace: where the job goes.
+        find: gives the variants by name; asked again on a click, since the draft may have changed.
+    """
+    variants = find()
     names = list(variants)
     job = workspace.jobs.get("compare")
     running = job is not None and job.snapshot().active
@@ -40,7 +45,8 @@ def section(workspace: Workspace, variants: dict[str, Variant]) -> None:
             key="compare_go",
             disabled=running or one == other,
             help="Both on all evaluation samples",
-            on_click=partial(_start, workspace, variants.get(one), variants.get(other)),
+            on_click=_start,
+            args=(workspace, find, one, other),
         ):
             st.rerun()
     if one == other:
@@ -56,11 +62,14 @@ def section(workspace: Workspace, variants: dict[str, Variant]) -> None:
         result(workspace, shown.result, variants)
 
 
-def _start(workspace: Workspace, a: Variant | None, b: Variant | None) -> None:
-    if a is None or b is None:
-        return
-    title = f"Compare {a.name} and {b.name}"
-    workspace.submit("compare", title, work(workspace.opened.session, a, b))
+def _start(
+    workspace: Workspace, find: Callable[[], dict[str, Variant]], one: str, other: str
+) -> None:
+    now = find()
+    if one in now and other in now:
+        title = f"Compare {one} and {other}"
+        session = workspace.opened.session
+        workspace.submit("compare", title, work(session, now[one], now[other]))
 
 
 def result(workspace: Workspace, found: Comparison, variants: dict[str, Variant]) -> None:

@@ -20,6 +20,7 @@ def draft(workspace: Workspace) -> None:
     if not choice.operands:
         st.info("This model has no op with int8 arithmetic: there is nothing to choose.")
         return
+    plan_know.recall(workspace, state, choice)
     known = plan_know.known(workspace, state, choice.base)
     st.caption(plan_words.INTRO)
     numbers = st.container(key="plan_top")  # above the table, but it shows what was just ticked

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
-from qviz.errors import Cancelled
+from qviz import records
+from qviz.errors import Cancelled, QvizError
 from qviz.estimate import Anchor
 from qviz.jobs import Job
 from qviz.ranking import Granularity, Sensitivity
 from qviz.recipe import Recipe
+from qviz.search.skip import SkipPoint
 from qviz.session import Session
-from qviz.ui.plan_choice import Choice
+from qviz.ui.plan_choice import Choice, all_int8
 from qviz.ui.plan_state import Known, PlanState, anchor_of
 from qviz.ui.workspace import Workspace
 
@@ -93,3 +96,37 @@ def anchor(workspace: Workspace, state: PlanState, choice: Choice) -> Anchor | N
     if found.full is not None:
         state.note(whole, found.full)
     return None if found.best is None else Anchor.of(found.best)
+
+
+def recall(workspace: Workspace, state: PlanState, choice: Choice) -> None:
+    """Take in what the run folder holds: whatever was measured with these ranges, also by a CLI."""
+    session = workspace.opened.session
+    if choice.base in state.points or session.run is None:
+        return
+    points = state.points.setdefault(choice.base, {})
+    names = records.graph_key(session.graph)
+    sign = -1 if session.metric.higher_is_better else 1
+    try:
+        rows = session.run.rows("evaluations")
+    except QvizError as error:
+        session.warnings.append(str(error))
+        return
+    for row in rows:
+        if row["recipe"] is None or row["metric"] != session.metric.name:
+            continue
+        recipe = Recipe.from_json(json.dumps(row["recipe"]))
+        if all_int8(recipe) != choice.base or row["key"] != records.digest(recipe, names):
+            continue
+        own = Choice.of(recipe, session.graph)
+        ends = sorted(sign * float(end) for end in row["interval"])
+        points[own.left] = SkipPoint(
+            skipped=own.targets,
+            drop=sign * float(row["change"]),
+            low=ends[0],
+            high=ends[1],
+            predicted=None,
+            float_macs=own.float_macs,
+            value=float(row["value"]),
+            step="earlier",
+            divergence=float(row["divergence"]),
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -55,7 +57,7 @@ def variants(workspace: Workspace) -> None:
     if workspace.opened.meter is None:
         return
     st.subheader("Compare two variants")
-    compare.section(workspace, found)
+    compare.section(workspace, partial(all_of, workspace))
 
 
 def all_of(workspace: Workspace) -> dict[str, Variant]:
@@ -65,9 +67,8 @@ def all_of(workspace: Workspace) -> dict[str, Variant]:
     for name, recipe in workspace.variants.items():
         try:
             resolve(recipe, graph)
-        except RecipeError as error:
-            st.warning(f"Variant {name}: {error}")
-            continue
+        except RecipeError:
+            continue  # of another model that was kept in this folder
         named[name] = Variant(name, recipe)
     return {
         DRAFT: Variant(DRAFT, workspace.recipe),
@@ -106,7 +107,14 @@ def _table(workspace: Workspace, found: dict[str, Variant]) -> None:
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
         {"ops": "int64", "macs": "float64", "drop": "float64", "low": "float64", "high": "float64"}
     )
-    st.dataframe(frame, column_config=COLUMNS, hide_index=True, alt="Variants", width="content")
+    st.dataframe(
+        frame,
+        column_config=COLUMNS,
+        hide_index=True,
+        alt="Variants",
+        width="content",
+        placeholder="",
+    )
 
 
 def _row(state: PlanState, variant: Variant, choice: Choice) -> tuple[object, ...]:
