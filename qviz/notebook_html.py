@@ -24,6 +24,8 @@ LABELS = {
     "clipped_percent": "clipped %",
     "drop_percent": "drop measured %",
     "float_macs_percent": "MACs in float %",
+    "hi": "to",
+    "lo": "from",
     "macs": "MACs per sample",
     "mse": "squared error, expected",
     "not_finite": "NaN or Inf",
@@ -80,8 +82,8 @@ def html_table(table: Table) -> str:
     """A table of at most ``MOST_ROWS`` rows, all text escaped."""
     frame = table.frame.head(MOST_ROWS)
     columns = list(_columns(frame))
-    head = "".join(f"<th>{escape(label)}</th>" for label, _ in columns)
-    body = zip(*(cells for _, cells in columns), strict=True)
+    head = "".join(_cell("th", label, style) for label, style, _ in columns)
+    body = zip(*(_cells(texts, style) for _, style, texts in columns), strict=True)
     rows = "".join(f"<tr>{''.join(cells)}</tr>\n" for cells in body)
     html = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>"
     if left := len(table.frame) - len(frame):
@@ -99,8 +101,8 @@ def bar(share: float) -> str:
     )
 
 
-def _columns(frame: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
-    """Label and cells of each column; the two limits of an interval become one column."""
+def _columns(frame: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
+    """Label, style and texts of each column; the two limits of an interval become one column."""
     names = [str(name) for name in frame.columns]
     for before, name, after in zip(["", *names], names, [*names[1:], ""], strict=False):
         if _upper(before) == name:
@@ -109,10 +111,11 @@ def _columns(frame: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
         if _upper(name) == after:
             uppers = [_text(value, after) for value in frame[after]]
             pairs = zip(texts, uppers, strict=True)
-            yield "95 % interval", [_cell(f"{a} to {b}" if a else "", "left") for a, b in pairs]
+            spans = [f"{low} to {high}" if low else "" for low, high in pairs]
+            yield "95 % interval", "text-align: left; white-space: nowrap", spans
         else:
             side = "right" if frame[name].dtype.kind in "iuf" else "left"
-            yield LABELS.get(name, name), [_cell(text, side) for text in texts]
+            yield LABELS.get(name, name), f"text-align: {side}", texts
 
 
 def _upper(name: str) -> str:
@@ -121,8 +124,12 @@ def _upper(name: str) -> str:
     return "_".join("high" if word == "low" else word for word in words) if "low" in words else "-"
 
 
-def _cell(text: str, side: str) -> str:
-    return f'<td style="text-align: {side}">{escape(text)}</td>'
+def _cells(texts: Sequence[str], style: str) -> list[str]:
+    return [_cell("td", text, style) for text in texts]
+
+
+def _cell(tag: str, text: str, style: str) -> str:
+    return f'<{tag} style="{style}">{escape(text)}</{tag}>'
 
 
 def _text(value: object, name: str) -> str:
@@ -131,6 +138,8 @@ def _text(value: object, name: str) -> str:
         return "✓" if value else ""
     if isinstance(value, int):
         return f"{value:,}"
+    if value == 0:  # not "+0" or "-0"
+        return "0"
     if isinstance(value, float):
         signed = name.split("_")[0] in ("change", "drop", "low", "high", "predicted")
         return "" if math.isnan(value) else f"{value:+.3g}" if signed else f"{value:.4g}"

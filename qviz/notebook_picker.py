@@ -203,8 +203,10 @@ class RangePicker:
         return Candidate(CHOSEN, chosen, scale, *astuple(quality))
 
     def _view(self) -> View:
-        table = Table(candidates_table((*self._candidates, self._chosen)))
-        return View(f"{self.tensor}: {_line(self._chosen)}", (), (table,), self._drawn)
+        from qviz.figures_ranges import CUSTOM
+
+        frame = candidates_table((*self._candidates, self._chosen)).replace(CHOSEN, CUSTOM)
+        return View(f"{self.tensor}: {_line(self._chosen)}", (), (Table(frame),), self._drawn)
 
     def _drawn(self) -> Any:  # noqa: ANN401 - plotly has no types
         from qviz.figures_ranges import range_figure

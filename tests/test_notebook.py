@@ -107,7 +107,7 @@ def test_calibrators_show_the_best_first(shell: Shell) -> None:
     (figure,) = figures(outputs)
     assert [trace["y"] for trace in figure["data"]] == [["max"], ["mse (best)"]]
     assert [trace["marker"]["size"] for trace in figure["data"]] == [8, 14]
-    assert '<td style="text-align: left">-2 to +1</td>' in outputs[-1]["text/html"]
+    assert ">-2 to +1</td>" in outputs[-1]["text/html"]
 
 
 def test_a_ranking_says_what_is_measured_and_gives_a_line_to_paste(
@@ -157,7 +157,14 @@ def test_an_evaluation_compares_with_float_and_lists_what_changed(shell: Shell) 
         "1 of 200 predictions changed; McNemar&#x27;s test that they changed for the better as "
         "often as for the worse: p = 0.250." in html
     )
-    assert "<th>sample</th><th>label</th><th>float says</th><th>int8 says</th>" in html
+    assert [
+        text for text in ("sample", "label", "float says", "int8 says") if f">{text}</th>" in html
+    ] == [
+        "sample",
+        "label",
+        "float says",
+        "int8 says",
+    ]
 
 
 def test_a_recipe_shows_its_exceptions_and_ranges(shell: Shell) -> None:
@@ -294,14 +301,14 @@ def test_a_long_table_is_cut_and_says_where_the_rest_is() -> None:
 def test_the_limits_of_an_interval_are_one_column() -> None:
     frame = pd.DataFrame({"change_low_percent": [-1.0, np.nan], "change_high_percent": [2.0] * 2})
     html = html_table(Table(frame))
-    assert "<th>95 % interval</th></tr>" in html
+    assert ">95 % interval</th></tr>" in html
     assert html.count("<td") == 2
     assert ">-1 to +2</td>" in html
 
 
 def test_names_cannot_bring_html_along() -> None:
     frame = pd.DataFrame({"<b>": ["<script>"]})
-    assert "<th>&lt;b&gt;</th>" in html_table(Table(frame))
+    assert ">&lt;b&gt;</th>" in html_table(Table(frame))
     assert ">&lt;script&gt;</td>" in html_table(Table(frame))
 
 

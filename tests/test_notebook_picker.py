@@ -165,7 +165,7 @@ def test_a_cell_shows_the_widgets_and_closing_leaves_the_plain_picture(shell: Sh
     picker.close()
     assert len(figures(shell.shown)) == 1
     assert [WIDGET in output for output in shell.shown] == [False, False]
-    assert '<td style="text-align: left">fixed</td>' in shell.shown[1]["text/html"]
+    assert ">custom</td>" in shell.shown[1]["text/html"]
     assert set(registry._instances) == before
     assert len(str(figure._esm)) == 0  # 5 MB in every saved notebook
 
