@@ -157,14 +157,7 @@ def test_an_evaluation_compares_with_float_and_lists_what_changed(shell: Shell) 
         "1 of 200 predictions changed; McNemar&#x27;s test that they changed for the better as "
         "often as for the worse: p = 0.250." in html
     )
-    assert [
-        text for text in ("sample", "label", "float says", "int8 says") if f">{text}</th>" in html
-    ] == [
-        "sample",
-        "label",
-        "float says",
-        "int8 says",
-    ]
+    assert all(f">{name}</th>" in html for name in ("sample", "label", "float says", "int8 says"))
 
 
 def test_a_recipe_shows_its_exceptions_and_ranges(shell: Shell) -> None:
@@ -304,6 +297,11 @@ def test_the_limits_of_an_interval_are_one_column() -> None:
     assert ">95 % interval</th></tr>" in html
     assert html.count("<td") == 2
     assert ">-1 to +2</td>" in html
+
+
+def test_no_change_has_no_sign() -> None:
+    html = html_table(Table(pd.DataFrame({"change_percent": [-0.0, 0.5]})))
+    assert [">0</td>" in html, ">+0.5</td>" in html] == [True, True]
 
 
 def test_names_cannot_bring_html_along() -> None:
