@@ -208,6 +208,11 @@ def _blocks(ops: Sequence[Op], places: Mapping[str, Place], wide: int) -> go.Sca
         y=[place.y + 0.42 for place, _ in found],
         text=[block for _, block in found],
         mode="text",
+        # at the ends of a row half a name would lie outside
+        textposition=[
+            "middle right" if p.x == 0 else "middle left" if p.x == wide - 1 else "middle center"
+            for p, _ in found
+        ],
         textfont={"size": 10},
         hoverinfo="skip",
         showlegend=False,

@@ -110,6 +110,15 @@ def test_the_chosen_op_is_ringed(graph: Graph, numbers: dict[str, OpNumber]) -> 
     )
 
 
+def test_names_of_blocks_stay_inside_the_picture(
+    graph: Graph, numbers: dict[str, OpNumber]
+) -> None:
+    figure = network_figure(graph, numbers["macs"], details={})
+    (names,) = [trace for trace in figure.data if trace.name == "blocks"]
+    assert names.text[0] == "conv1"
+    assert names.textposition[0] == "middle right"
+
+
 def test_a_number_that_no_op_has_draws_grey_points(graph: Graph) -> None:
     figure = network_figure(graph, OpNumber("sqnr", "SQNR", "dB", {}), details={})
     assert sum(len(trace.customdata or ()) for trace in figure.data) == len(graph.ops)

@@ -36,7 +36,10 @@ def _cards(workspace: Workspace, found: LiveResult | None) -> None:
     with st.container(horizontal=True):
         st.metric(
             "Ops in int8",
-            f"{draft.int8_ops} of {len(draft.rows)}",
+            f"{draft.int8_ops:,}",
+            delta=f"of {len(draft.rows):,}",
+            delta_color="off",
+            delta_arrow="off",
             border=True,
             width=CARD,
             height="stretch",
