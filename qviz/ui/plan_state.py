@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from qviz.digits import percent
 from qviz.estimate import (
     Anchor,
     Effects,
@@ -40,11 +41,13 @@ class Known:
         rankings: what it was made from, by op and by operand.
         effects: the same by name.
         predictions: what was predicted from it, made once.
+        curves: the curve predicted along the ranking, made once.
     """
 
     rankings: tuple[Sensitivity, ...] = ()
     effects: Effects = field(default_factory=lambda: Effects({}))
     predictions: Predictions = field(default_factory=dict)
+    curves: dict[Anchor | None, tuple[Step, ...]] = field(default_factory=dict)
 
     @staticmethod
     def of(rankings: Sequence[Sensitivity]) -> Known:
@@ -212,14 +215,20 @@ def _flag(
     if better is not None:
         fewer = len(better.skipped)
         texts.append(
-            f"Leaving more in float made it worse: the drop is {point.drop:.2%}, with only "
-            f"{fewer} of these in float it is {better.drop:.2%}."
+            f"Leaving more in float made it worse: the drop is {percent(point.drop)}, with only "
+            f"{fewer} of these in float it is {percent(better.drop)}."
         )
     return " ".join(texts) or None
 
 
 def steps(choice: Choice, known: Known, anchor: Anchor | None) -> tuple[Step, ...]:
     """The curve predicted along the ranking, worst first; empty while some op is unknown."""
+    if anchor not in known.curves:
+        known.curves[anchor] = _steps(choice, known, anchor)
+    return known.curves[anchor]
+
+
+def _steps(choice: Choice, known: Known, anchor: Anchor | None) -> tuple[Step, ...]:
     divergence = known.effects.of
     ranking = worst_first(choice, divergence)
     if len(ranking) < len(choice.operands) or not ranking:

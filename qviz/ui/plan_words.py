@@ -90,11 +90,12 @@ def estimated(found: Estimate | None) -> str:
         return f"divergence {number(found.divergence)}; the drop follows once all int8 is measured"
     text = f"divergence {found.divergence:.2g}"
     if found.interval is not None:
-        text += (
-            f"; {100 * found.interval.low:.2g} to {roughly(found.interval.high)[2:]} by its rate"
-        )
-    if found.ops:
-        text += f"; {found.measured} of {found.ops} int8 ops measured alone"
+        text += f"; 95 % of its rate: {100 * found.interval.low:.2g} to "
+        text += f"{100 * found.interval.high:.2g} %"
+    if found.ops and not found.measured:
+        text += f"; from gradients of {ops(found.ops)}, none measured alone"
+    elif found.ops:
+        text += f"; {found.measured} of {ops(found.ops)} measured alone"
     return text
 
 
@@ -105,28 +106,32 @@ def measured(found: Evaluation, low: float, high: float) -> str:
 
 
 def search_said(
-    first: SkipPoint, best: SkipPoint, ops: int, of: int, target: float, *, finished: bool
+    first: SkipPoint, best: SkipPoint, count: int, of: int, target: float, *, finished: bool
 ) -> str:
-    """What a search found, in a sentence."""
-    count = "No op has to be" if ops == 0 else f"{ops} of {of} ops"
-    macs = "" if ops == 0 else f" ({percent(best.float_macs)} of MACs)"
-    if ops == 0 and best.drop <= target:
-        return (
-            f"{count} in float: with everything int8 the drop is {percent(best.drop)}, "
-            f"target {percent(target)}."
+    """What a search found, in a sentence or two.
+
+    Args:
+        first: everything int8.
+        best: what was found.
+        count: ops that it leaves in float.
+        of: ops that could be int8.
+        target: largest relative drop allowed.
+        finished: it was not stopped.
+    """
+    if count == 0:
+        need = "No op has to be in float: with" if best.drop <= target else "With"
+        text = f"{need} everything int8 the drop is {percent(best.drop)}, target {percent(target)}."
+    else:
+        text = (
+            f"{how_much(count, of, best.float_macs)} {'brings' if count == 1 else 'bring'} the "
+            f"drop from {percent(first.drop)} to {percent(best.drop)}, target {percent(target)}."
         )
-    text = (
-        f"{count} in float{macs} bring the drop from {percent(first.drop)} to "
-        f"{percent(best.drop)}, target {percent(target)}."
-    )
-    if ops == 0:
-        text = f"With everything int8 the drop is {percent(best.drop)}, target {percent(target)}."
     if best.drop > target:
         text += " The target is not reached: this is the best found."
     elif best.high > target:
         text += f" The 95 % interval reaches to {percent(best.high)}."
     if not finished:
-        text += " The search was stopped; more skips than needed may be left."
+        text += " The search was stopped early: fewer skips may do."
     return text
 
 
