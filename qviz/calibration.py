@@ -6,7 +6,7 @@ profile; candidates are pure functions of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,6 +30,28 @@ FEW_EVALUATION_SAMPLES = 100
 FAR_OUTSIDE = 1.5
 
 
+class _Candidates(Mapping[str, tuple[Candidate, ...]]):
+    """Tensor name -> candidates, computed once when looked up."""
+
+    def __init__(
+        self, histograms: Mapping[str, Histogram], grid: Grid, specs: tuple[str, ...]
+    ) -> None:
+        self._histograms = {name: h for name, h in histograms.items() if h.finite}
+        self._grid, self._specs = grid, specs
+        self._found: dict[str, tuple[Candidate, ...]] = {}
+
+    def __getitem__(self, name: str) -> tuple[Candidate, ...]:
+        if name not in self._found:
+            self._found[name] = candidates(self._histograms[name], self._grid, self._specs)
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._histograms)
+
+    def __len__(self) -> int:
+        return len(self._histograms)
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Histograms of all observed tensors.
@@ -48,12 +70,12 @@ class Calibration:
 
     @cached_property
     def candidates(self) -> Mapping[str, tuple[Candidate, ...]]:
-        """Every candidate range of every tensor that saw data, with what it costs."""
-        return {
-            name: candidates(h, self.grid, self.specs)
-            for name, h in self.histograms.items()
-            if h.finite
-        }
+        """Every candidate range of every tensor that saw data, with what it costs.
+
+        Computed per tensor when first looked up: one is a matter of milliseconds, all those of a
+        large model are not.
+        """
+        return _Candidates(self.histograms, self.grid, self.specs)
 
     @property
     def least_error(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ on one model from getting in each other's way.
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
@@ -25,6 +26,8 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 #: Finished jobs that a worker remembers.
 REMEMBERED = 64
+#: How long a process that ends waits for the running job to notice, in seconds.
+FAREWELL = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +219,7 @@ class Worker:
         self._threads = threads or max(1, (os.cpu_count() or 2) - 1)
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
+        atexit.register(self._end)
 
     def submit(self, title: str, work: Callable[[Job], object]) -> Job:
         """Queue a piece of work."""
@@ -249,6 +253,12 @@ class Worker:
         for job in self.jobs:
             job.cancel()
         self._queue.put(None)
+        atexit.unregister(self._end)
+
+    def _end(self) -> None:
+        # a thread still in torch's code when the interpreter goes would abort the process
+        self.close()
+        self._thread.join(FAREWELL)
 
     def _loop(self) -> None:
         started = False

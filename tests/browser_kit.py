@@ -73,6 +73,7 @@ def server(runs: Path, *words: str) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         ) as process,
     ):
+        (runs / "server.pid").write_text(str(process.pid))
         try:
             address = f"http://127.0.0.1:{port}"
             deadline = time.monotonic() + PATIENCE / 1000

@@ -180,7 +180,7 @@ def test_streamlit_is_imported_only_by_the_app() -> None:
 
 
 def test_plotly_is_imported_only_where_pictures_are_made_or_shown() -> None:
-    allowed = ("qviz/figures", "qviz/report.py", "qviz/notebook", "qviz/ui/", "pages/")
+    allowed = ("qviz/figures", "qviz/report", "qviz/notebook", "qviz/ui/", "pages/")
     assert [name for name in files_that_import("plotly") if not name.startswith(allowed)] == []
 
 

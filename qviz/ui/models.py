@@ -9,25 +9,29 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qviz.errors import RunFolderError
+from qviz.errors import RecipeError, RunFolderError
 from qviz.jobs import Job, Worker
 from qviz.ui.launch import Start
 
 if TYPE_CHECKING:
     from qviz.calibration import Calibration
     from qviz.meter import LiveMeter
+    from qviz.recipe import Recipe
     from qviz.session import Session
 
 #: Environment variable that names the folder in which runs started in the app are kept.
 VARIABLE = "QVIZ_RUNS"
+#: Ranges of a draft before anything is measured: the one no other is far better than on any tensor.
+FIRST_CALIBRATOR = "mse"
 #: Models that stay open; the one looked at longest ago goes first.
 MOST = 4
 
@@ -44,6 +48,8 @@ class Opened:
         calibration: histograms and candidate ranges.
         worker: runs long verbs, one at a time.
         meter: measures recipes live; None without evaluation data.
+        first: the recipe that visits start from, and in words what it is.
+        hardest: the op with the tensor that loses most under it; "" if there is none.
         closed: it was closed to make room for others.
     """
 
@@ -52,6 +58,8 @@ class Opened:
     calibration: Calibration
     worker: Worker
     meter: LiveMeter | None
+    first: tuple[Recipe, str]
+    hardest: str
     closed: bool = False
     _memo: dict[str, Any] = field(default_factory=dict)
 
@@ -74,6 +82,7 @@ class Models:
     def open(self, start: Start) -> Job:
         """The job that opens a model, or has opened it; a failed one is tried again."""
         with self._lock:
+            start = self._same_folder(start)
             job = self._jobs.pop(start, None)
             if job is None or job.snapshot().state in ("failed", "cancelled"):
                 worker = Worker(f"qviz {start.model}")
@@ -82,6 +91,21 @@ class Models:
             self._jobs[start] = job  # at the end: last used
             self._forget()
             return job
+
+    def _same_folder(self, start: Start) -> Start:
+        """What was asked for, or what was asked for earlier and works in the same run folder.
+
+        A process writes to a run folder through one session: a second would close the first.
+        """
+        if start not in self._jobs:
+            for earlier, job in self._jobs.items():
+                if replace(earlier, run=None) != replace(start, run=None):
+                    continue  # another model: its folder refuses this one
+                opened = job.snapshot().result
+                run = opened.session.run if isinstance(opened, Opened) else None
+                if run is not None and run.path.resolve() == folders(start)[0].resolve():
+                    return earlier
+        return start
 
     def _forget(self) -> None:
         idle = [s for s in self._jobs if not self._workers[s].busy]
@@ -134,7 +158,7 @@ def _open(start: Start, worker: Worker, job: Job) -> Opened:
     from qviz.cli_remember import OPTIONS, REMEMBERED, stored_options
     from qviz.meter import LiveMeter
 
-    for folder in _folders(start):
+    for folder in folders(start):
         known = stored_options(folder) if folder.is_dir() else {}
         job.check()
         try:
@@ -165,13 +189,52 @@ def _open(start: Start, worker: Worker, job: Job) -> Opened:
     options |= {"batch_size": known.get("batch_size") or opening.BATCH_SIZE, "cwd": str(Path.cwd())}
     session.run.write_text(OPTIONS, json.dumps(options, indent=2) + "\n")
     calibration = session.calibrate(progress=job.tell)
+    if session.evaluation_data is not None:  # else its shape would be found out much later
+        session.simulator.program.inputs(next(session.evaluation_data.head(1).batches(1)))
     meter = None
     if session.evaluation_data is not None:
         meter = LiveMeter(session, lambda: worker.busy)
-    return Opened(start, session, calibration, worker, meter)
+    first = _first(session)
+    return Opened(start, session, calibration, worker, meter, first, _hardest(session, calibration))
 
 
-def _folders(start: Start) -> list[Path]:
+def _first(session: Session) -> tuple[Recipe, str]:
+    """The recipe that a run on the command line ended with if it fits, else all int8."""
+    from qviz.recipe import Recipe, resolve
+
+    assert session.run is not None  # every session here has one
+    path = session.run.path / "recipe.json"
+    if path.exists():
+        try:
+            recipe = Recipe.from_json(path.read_text(encoding="utf-8"), str(path))
+            resolve(recipe, session.graph)
+        except (RecipeError, OSError) as failure:
+            session.warnings.append(f"{failure} It is left out")
+        else:
+            return recipe, "as the run has it"
+    return session.recipe(FIRST_CALIBRATOR), f"all int8, {FIRST_CALIBRATOR} ranges"
+
+
+def _hardest(session: Session, calibration: Calibration) -> str:
+    from qviz.calibrators import ClipRange, describe
+
+    sqnr = {
+        r.tensor: describe(
+            calibration.histograms[r.tensor], ClipRange(r.lo, r.hi), calibration.grid
+        ).sqnr_db
+        for r in session.recipe(FIRST_CALIBRATOR).ranges
+    }
+    graph = session.graph
+    reads = [
+        (sqnr.get(operand.tensor, math.inf), index, op.name)
+        for index, op in enumerate(graph.quantizable)
+        for operand in op.operands
+        if operand.kind == "activation"
+    ]
+    return min(reads, default=(0.0, 0, ""))[2]
+
+
+def folders(start: Start) -> list[Path]:
     """Run folders to try, in order: the one asked for, or a few names of its own."""
     if start.run is not None:
         return [Path(start.run)]

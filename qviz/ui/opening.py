@@ -172,7 +172,7 @@ def _runs() -> Path:
 def _folder_of(start: Start) -> str:
     from qviz.ui import models
 
-    return models._folders(start)[0].name
+    return models.folders(start)[0].name
 
 
 def uploaded(files: dict[str, Upload | None], profile: str) -> Start:

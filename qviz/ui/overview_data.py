@@ -108,19 +108,13 @@ def _entering(
 
 def _sqnr_db(opened: Opened, recipe: Recipe, tensor: str, bits: int) -> float:
     """Expected SQNR of a tensor's range, computed once per range."""
-    calibration, clip = opened.calibration, recipe.range_of[tensor]
+    clip = recipe.range_of[tensor]
     grid = profile(recipe.profile).activation_grid(bits)
     known: dict[tuple[str, float, float, Grid], float] = opened.memo("overview_sqnr", dict)
     key = (tensor, clip.lo, clip.hi, grid)
     if key not in known:
-        same = (c for c in calibration.candidates.get(tensor, ()) if grid == calibration.grid)
-        value = next(
-            (c.sqnr_db for c in same if (c.range.lo, c.range.hi) == (clip.lo, clip.hi)), None
-        )
-        if value is None:
-            histogram = calibration.histograms[tensor]
-            value = describe(histogram, ClipRange(clip.lo, clip.hi), grid).sqnr_db
-        known[key] = value
+        histogram = opened.calibration.histograms[tensor]
+        known[key] = describe(histogram, ClipRange(clip.lo, clip.hi), grid).sqnr_db
     return known[key]
 
 

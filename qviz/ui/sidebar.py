@@ -20,7 +20,9 @@ def draw(workspace: Workspace | None) -> None:
         st.session_state["beside"] = True
         opened = workspace.opened
         graph = opened.session.graph
-        st.markdown(f"**{graph.name}**", help=words.summary(graph, opened.calibration))
+        # a saved program has no class to be named after
+        name = opened.session.model.name if graph.name == "program" else graph.name
+        st.markdown(f"**{name}**", help=words.summary(graph, opened.calibration))
         if visit.layer(workspace) is not None:
             st.selectbox(
                 "Op",

@@ -148,21 +148,5 @@ def step(workspace: Workspace, by: int) -> None:
 
 
 def hardest(workspace: Workspace) -> str:
-    """The op with the tensor on which even the best candidate errs most: the one to look at."""
-    opened = workspace.opened
-
-    def find() -> str:
-        best = {
-            name: max((c.sqnr_db for c in rows), default=float("inf"))
-            for name, rows in opened.calibration.candidates.items()
-        }
-        graph = opened.session.graph
-        reads = [
-            (best.get(o.tensor, float("inf")), i, op.name)
-            for i, op in enumerate(graph.quantizable)
-            for o in op.operands
-            if o.kind == "activation"
-        ]
-        return min(reads)[2] if reads else graph.quantizable[0].name
-
-    return opened.memo("hardest", find)
+    """The op with the tensor that loses most even under its best range: the one to look at."""
+    return workspace.opened.hardest

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from qviz.meter import LiveResult
     from qviz.recipe import Recipe
 
-#: Ranges of a draft before anything is measured: the one no peer is far from on any tensor.
-FIRST_CALIBRATOR = "mse"
 #: Workspaces that are remembered.
 MOST = 64
 
@@ -62,10 +60,7 @@ class Workspace:
     def history(self) -> History:
         """Recipes of this visit, with undo and redo."""
         if self._history is None:
-            stored = _stored(self.opened)
-            label = "as the run has it" if stored else f"all int8, {FIRST_CALIBRATOR} ranges"
-            recipe = stored or self.opened.session.recipe(FIRST_CALIBRATOR)
-            self._history = History((Step(recipe, label),))
+            self._history = History((Step(*self.opened.first),))
         return self._history
 
     @property
@@ -161,21 +156,3 @@ class Workspaces:
 def _closed(workspace: Workspace) -> bool:
     found = workspace.opening.snapshot().result
     return isinstance(found, Opened) and found.closed
-
-
-def _stored(opened: Opened) -> Recipe | None:
-    """The recipe that a run on the command line ended with, if it fits."""
-    from qviz.recipe import Recipe, resolve
-
-    run = opened.session.run
-    if run is None or not (run.path / "recipe.json").exists():
-        return None
-    try:
-        recipe = Recipe.from_json((run.path / "recipe.json").read_text(encoding="utf-8"))
-        resolve(recipe, opened.session.graph)
-    except (RecipeError, OSError):
-        opened.session.warnings.append(
-            f"{run.path / 'recipe.json'}: it does not fit this model and is left out"
-        )
-        return None
-    return recipe
