@@ -17,7 +17,7 @@ from traitlets.config import Config
 from qviz.notebook_live import WIDGET
 from qviz.notebook_show import PLOTLY
 
-TUTORIAL = Path(__file__).resolve().parent.parent / "notebooks" / "tutorial.ipynb"
+TUTORIAL = Path(__file__).resolve().parent.parent / "docs" / "tutorial.ipynb"
 
 #: What the text says of the numbers, as a last cell that the reader does not see.
 CLAIMS = """
