@@ -18,6 +18,21 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from qviz.rewrite import CONVS, TRANSPOSED_CONVS, aten
 
+
+
+def softmax_(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """``softmax`` over ``x`` itself where that gives the same bits, else a new tensor.
+
+    A row is read before it is written if it lies in one piece: of the last axis, on the CPU.
+    """
+    last = dim in (-1, x.dim() - 1)
+    if last and dtype in (None, x.dtype) and x.is_contiguous() and x.device.type == "cpu":
+        y: Tensor = aten._softmax.out(x, dim, False, out=x)
+        return y
+    z: Tensor = aten.softmax.int(x, dim, dtype)
+    return z
+
+
 #: Functional op -> the op that overwrites its first argument. Both give the same bits in the same
 #: memory format, so that a resumed run equals a full one (masked_fill changes the format).
 IN_PLACE: dict[Any, Any] = {
@@ -34,6 +49,7 @@ IN_PLACE: dict[Any, Any] = {
     aten.tanh.default: aten.tanh_.default,
     aten.add.Tensor: aten.add_.Tensor,
     aten.mul.Tensor: aten.mul_.Tensor,
+    aten.softmax.int: softmax_,
 }
 #: Ops whose result is a block of memory of its own, so that overwriting it changes nothing else.
 FRESH = {
@@ -47,7 +63,6 @@ FRESH = {
     aten.baddbmm.default,
     aten.batch_norm.default,
     aten.layer_norm.default,
-    aten.softmax.int,
 }
 
 _packed = WeakTensorKeyDictionary()  # weight -> (its version, packed)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from qviz.capture import capture
 from qviz.errors import DataError, ShapeError
 from qviz.execute import Edit, Edits, Program
+from qviz.kernels import softmax_
 from qviz.simulate import Simulator
 
 
@@ -173,15 +174,32 @@ def test_a_run_writes_neither_to_inputs_nor_to_weights_nor_to_edits(name: str) -
 
 def test_the_networks_above_do_have_ops_that_overwrite() -> None:
     kinds = {
-        str(step.in_place).split(".")[1]
+        step.in_place.__name__.split(".")[0]
         for name in ALL
         for step in simulator(name).program.steps
         if step.in_place is not None
     }
     assert kinds >= {
         *("relu_", "silu_", "sigmoid_", "hardswish_", "gelu_", "tanh_"),
-        *("leaky_relu_", "elu_", "hardtanh_", "add_", "mul_"),
+        *("leaky_relu_", "elu_", "hardtanh_", "add_", "mul_", "softmax_"),
     }
+
+
+@pytest.mark.parametrize("shape", [(4, 197, 197), (7, 3), (5, 1000), (2, 3, 5, 17), (3, 1)])
+def test_softmax_over_its_own_input_gives_the_same_bits(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    wanted = torch.softmax(x, -1)
+    own = x.clone()
+    assert softmax_(own, -1) is own
+    assert torch.equal(own, wanted)
+
+
+def test_softmax_of_another_axis_or_of_a_view_is_a_new_tensor() -> None:
+    x = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    assert torch.equal(softmax_(x, 1), torch.softmax(before, 1))
+    assert torch.equal(softmax_(x.mT, -1), torch.softmax(before.mT, -1))
+    assert torch.equal(x, before)
 
 
 def test_outputs_and_inputs_that_are_outputs_survive() -> None:
