@@ -248,17 +248,17 @@ class Worker:
         """Whether a job waits or runs."""
         return any(job.snapshot().active for job in self.jobs)
 
-    def close(self) -> None:
-        """Cancel everything and end the thread when the running job has noticed."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Cancel everything, and wait as long as given until the running job has noticed."""
         for job in self.jobs:
             job.cancel()
         self._queue.put(None)
         atexit.unregister(self._end)
+        self._thread.join(seconds)
 
     def _end(self) -> None:
         # a thread still in torch's code when the interpreter goes would abort the process
-        self.close()
-        self._thread.join(FAREWELL)
+        self.close(FAREWELL)
 
     def _loop(self) -> None:
         started = False

@@ -19,7 +19,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from qviz.rewrite import CONVS, TRANSPOSED_CONVS, aten
 
 
-
 def softmax_(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """``softmax`` over ``x`` itself where that gives the same bits, else a new tensor.
 

@@ -105,17 +105,16 @@ class LiveMeter:
         """How many samples the live measurement uses; 0 before the first."""
         return 0 if self._live is None else self._live.samples
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, seconds: float = 0.0) -> None:
+        """End the thread, and wait as long as given until the batch under way is done."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         atexit.unregister(self._end)
+        self._thread.join(seconds)
 
     def _end(self) -> None:
-        """Close, and wait until the batch under way is done."""
-        self.close()
-        self._thread.join(ENDING)
+        self.close(ENDING)
 
     def _next(self) -> tuple[Recipe | None, bool] | None:
         """The recipe to measure and whether on all data; None if there is nothing to do."""

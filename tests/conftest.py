@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
 import pytest
 
 from qviz.intervals import Interval
 from qviz.recipe import Recipe
 from qviz.search.skip import SearchResult, SkipPoint
 from qviz.sensitivity import Sensitivity, SensitivityRow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Models that tests of the app have opened go on measuring in the background: end that."""
+    yield
+    if "qviz.ui.visit" in sys.modules:
+        from qviz.ui import visit
+
+        visit.workspaces().models.close(30)
 
 
 @pytest.fixture

@@ -28,9 +28,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def known(runs: Path) -> Workspaces:
+def known(runs: Path) -> Iterator[Workspaces]:
     assert runs.is_dir()
-    return Workspaces()
+    made = Workspaces()
+    yield made
+    made.models.close(30)
 
 
 def opened(known: Workspaces, start: Start = RESNET) -> Workspace:

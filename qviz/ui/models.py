@@ -107,17 +107,27 @@ class Models:
                     return earlier
         return start
 
+    def close(self, seconds: float) -> None:
+        """Close every model; what runs is cancelled, and waited for as long as given."""
+        with self._lock:
+            for start in list(self._jobs):
+                self._close(start, seconds)
+
     def _forget(self) -> None:
         idle = [s for s in self._jobs if not self._workers[s].busy]
         for start in idle[: max(0, len(self._jobs) - MOST)]:
-            result = self._jobs.pop(start).snapshot().result
-            self._workers.pop(start).close()
-            if isinstance(result, Opened):
-                result.closed = True
-                if result.meter is not None:
-                    result.meter.close()
-                if result.session.run is not None:
-                    result.session.run.close()
+            self._close(start)
+
+    def _close(self, start: Start, seconds: float = 0.0) -> None:
+        job = self._jobs.pop(start)
+        self._workers.pop(start).close(seconds)
+        result = job.snapshot().result
+        if isinstance(result, Opened):
+            result.closed = True
+            if result.meter is not None:
+                result.meter.close(seconds)
+            if result.session.run is not None:
+                result.session.run.close()
 
 
 def runs_folder() -> Path:
