@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from browser_kit import PATIENCE, browser, go, server, settled, tab
+from fewer_samples import fewer_samples
 
 from qviz.cli import main
 
@@ -26,8 +27,11 @@ WIDE = {"width": 1400, "height": 1100}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QVIZ_SAMPLES", str(fewer_samples(folder, 800)))
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +193,7 @@ def test_another_host_name_is_refused(address: str) -> None:
     connection.close()
 
 
+@pytest.mark.usefixtures("runs")
 def test_a_run_of_the_command_line_shows_what_the_command_line_said(
     page: Page, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +212,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.usefixtures("runs")
 def test_ctrl_c_ends_the_server_while_a_job_runs(page: Page, tmp_path: Path) -> None:
     with server(tmp_path) as address:
         go(page, f"{address}/sensitivity?sample=efficientnet", ".st-key-sensitivity_run button")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fewer_samples import fewer_samples
 
 from qviz.cli import main
 from qviz.errors import RecipeError
@@ -24,6 +25,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("runs")
         patch.setenv("QVIZ_RUNS", str(folder))
+        patch.setenv("QVIZ_SAMPLES", str(fewer_samples(folder, 200)))
         yield folder
 
 
