@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fewer_samples import fewer_samples
 from streamlit.testing.v1 import AppTest
 
 from qviz import reproduce
@@ -26,7 +27,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where runs are kept; the sample stays open from one test to the next."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("runs")
-        patch.setenv("QVIZ_RUNS", str(folder))
+        patch.setenv("QVIZ_RUNS", str(folder / "kept"))
+        patch.setenv("QVIZ_SAMPLES", str(fewer_samples(folder, 400)))
         yield folder
 
 
@@ -146,7 +148,7 @@ def test_an_export_is_written_and_proven(at: AppTest, tmp_path: Path) -> None:
     (success,) = said(at.success)
     assert success.startswith(
         "Parity passed. The int8 program computes what was simulated: 18 integer calls compared on "
-        "2,000 samples"
+        "400 samples"
     )
     assert [one.label for one in at.metric][:3] == ["Int8 program", "Simulation", "Size of weights"]
     files, calls = (f.value for f in at.dataframe if "bytes" in f.value or "kernel" in f.value)

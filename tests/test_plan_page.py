@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fewer_samples import fewer_samples
 from streamlit.testing.v1 import AppTest
 
 from qviz.search.skip import SearchResult
@@ -26,7 +27,9 @@ from qviz.ui.workspace import Workspace
 def _runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One folder for all tests: the model stays open from one to the next."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QVIZ_RUNS", str(tmp_path_factory.mktemp("runs")))
+        folder = tmp_path_factory.mktemp("runs")
+        patch.setenv("QVIZ_RUNS", str(folder / "kept"))
+        patch.setenv("QVIZ_SAMPLES", str(fewer_samples(folder, 400)))
         yield
 
 
@@ -60,7 +63,7 @@ def workspace_of(at: AppTest) -> Workspace:
 def at() -> AppTest:
     """The page with estimates and with all int8 measured."""
     page = open_plan(sample="resnet")
-    wait(page, lambda: "measured on all 2,000 samples" in captions(page))
+    wait(page, lambda: "measured on all 400 samples" in captions(page))
     wait(page, lambda: table(page)["divergence"].notna().all())
     return page
 
@@ -99,13 +102,13 @@ def test_a_tick_is_estimated_at_once_and_measured_soon(at: AppTest) -> None:
     assert metrics(at)["In float"] == "1 of 22 ops"
     assert metrics(at)["Drop of top1, estimated"].startswith("≈ ")
     assert workspace_of(at).recipe.skipped == (worst,)
-    wait(at, lambda: "measured on all 2,000 samples" in captions(at))
+    wait(at, lambda: "measured on all 400 samples" in captions(at))
     assert "Drop of top1, measured" in metrics(at)
 
 
 def test_a_measured_draft_becomes_a_point_of_the_curve(at: AppTest) -> None:
     tick(at, _3=True)
-    wait(at, lambda: "measured on all 2,000 samples" in captions(at))
+    wait(at, lambda: "measured on all 400 samples" in captions(at))
     ws = workspace_of(at)
     point = state_of(ws).point(Choice.of(ws.recipe, ws.opened.session.graph))
     assert point is not None
@@ -232,7 +235,7 @@ def test_two_variants_are_compared_as_they_are_now(at: AppTest) -> None:
     assert found.a.recipe == ws.recipe
     assert found.b.recipe is None
     assert found.of_b.change == 0.0
-    assert "Both measured on the same 2,000 samples." in captions(at)
+    assert "Both measured on the same 400 samples." in captions(at)
     shown = [one for one in captions(at) if one.startswith("#")]
     assert len(shown) == min(24, len(found.differing("a and b")))
     first = found.differing("a and b")[0]
@@ -244,7 +247,7 @@ def test_a_search_puts_its_points_on_the_curve_and_its_result_into_the_draft(at:
     low = replace(ws.recipe, weight_bits=4, activation_bits=4)
     ws.apply(low, "4 bits")
     at.run()
-    wait(at, lambda: "measured on all 2,000 samples" in captions(at))
+    wait(at, lambda: "measured on all 400 samples" in captions(at))
     wait(at, lambda: table(at)["divergence"].notna().all())
     at.number_input(key="plan_target").set_value(8.0).run()
     assert state_of(ws).target == 0.08
@@ -268,7 +271,7 @@ def test_a_search_puts_its_points_on_the_curve_and_its_result_into_the_draft(at:
 
 def test_what_was_measured_in_an_earlier_visit_is_on_the_curve(at: AppTest) -> None:
     tick(at, _5=True)
-    wait(at, lambda: "measured on all 2,000 samples" in captions(at))
+    wait(at, lambda: "measured on all 400 samples" in captions(at))
     left = Choice.of(workspace_of(at).recipe, workspace_of(at).opened.session.graph).left
     later = open_plan(sample="resnet")
     ws = workspace_of(later)
