@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from browser_kit import PATIENCE, browser, go, server, settled, tab
 
 PLOT = ".js-plotly-plot .main-svg"
+LIMIT = ".qviz-limit[data-limit=hi]"
 #: A chain of residual blocks: two ops each that can be int8.
 THOUSAND = """
 import torch
@@ -64,6 +65,8 @@ DRAG = """
   }).observe(cost, { subtree: true, childList: true, characterData: true });
 }
 """
+
+PARTS = ("start", "thousand", "pages", "drag", "plan")
 
 Row = dict[str, object]
 
@@ -101,7 +104,8 @@ def start(chrome: Browser, runs: Path, turns: int) -> Iterator[Row]:
 
             def sample(name: str, page: Page = page) -> None:
                 page.get_by_role("button", name=name).first.click()
-                page.wait_for_selector(PLOT, timeout=PATIENCE)
+                # not any plot: the landing page has one too
+                page.wait_for_selector(LIMIT, timeout=PATIENCE)
 
             first.append(timed(lambda: sample("Try the sample")))
             settled(page)
@@ -127,23 +131,20 @@ def pages(chrome: Browser, address: str, turns: int) -> Iterator[Row]:
 
 
 def next_op(page: Page) -> None:
-    """Press the button for the next op and wait for its histogram."""
-    before = page.locator(".qviz-chart").first.get_attribute("aria-label")
+    """Press the button for the next op and wait until the page is about it."""
+    layer = "new URLSearchParams(location.search).get('layer')"
+    before = page.evaluate(layer)
     page.get_by_role("button", name="Next op").click()
-    page.wait_for_function(
-        "before => { const c = document.querySelector('.qviz-chart');"
-        " return c && c.getAttribute('aria-label') !== before; }",
-        arg=before,
-        timeout=PATIENCE,
-    )
+    page.wait_for_function(f"before => {layer} !== before", arg=before, timeout=PATIENCE)
+    settled(page)
 
 
 def drag(chrome: Browser, address: str, turns: int) -> Iterator[Row]:
     """Feedback while a limit is dragged, and the metric after it is let go."""
     page = chrome.new_page(viewport={"width": 1400, "height": 1000})
-    go(page, f"{address}/ranges?sample=resnet", ".qviz-limit[data-limit=hi]")
+    go(page, f"{address}/ranges?sample=resnet", LIMIT)
     page.evaluate(DRAG)
-    handle = page.locator(".qviz-limit[data-limit=hi]").first.bounding_box()
+    handle = page.locator(LIMIT).first.bounding_box()
     x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
@@ -153,6 +154,40 @@ def drag(chrome: Browser, address: str, turns: int) -> Iterator[Row]:
     page.mouse.up()
     settled(page)
     yield row("drag feedback", lags, 100)
+    page.close()
+
+
+def plan(chrome: Browser, address: str, turns: int) -> Iterator[Row]:
+    """From a tick to the estimate, and to the metric measured on the live samples."""
+    page = chrome.new_page(viewport={"width": 1400, "height": 1200})
+    go(page, f"{address}/plan?sample=efficientnet", ".st-key-plan_measured")
+    page.get_by_text("measured on all").first.wait_for(timeout=PATIENCE)
+    page.wait_for_selector(".st-key-plan_estimated:has-text('%')", timeout=PATIENCE)
+    settled(page)
+    estimates, measurements = [], []
+    for turn in range(turns):
+        table = page.locator("[data-testid=stDataFrame]").first.bounding_box()
+        assert table is not None
+        share = page.locator(".st-key-plan_share").inner_text()
+        began = time.perf_counter()
+        page.mouse.click(table["x"] + 38, table["y"] + 35 * (turn + 1) + 17)
+        page.wait_for_function(
+            "before => document.querySelector('.st-key-plan_share').innerText !== before",
+            arg=share,
+            timeout=PATIENCE,
+        )
+        estimates.append((time.perf_counter() - began) * 1e3)
+        page.wait_for_function(
+            "() => { const box = document.querySelector('.st-key-plan_measured');"
+            " return box && !document.querySelector('.st-key-plan_older')"
+            " && /measured on/.test(box.innerText); }",
+            timeout=PATIENCE,
+        )
+        measurements.append((time.perf_counter() - began) * 1e3)
+        page.get_by_text("measured on all").first.wait_for(timeout=PATIENCE)
+        settled(page)
+    yield row("tick to estimate", estimates, 300)
+    yield row("tick to metric on the live samples", measurements, 1500)
     page.close()
 
 
@@ -179,7 +214,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--only", help="parts, separated by commas")
     options = parser.parse_args()
-    wanted = options.only.split(",") if options.only else ["start", "pages", "drag", "thousand"]
+    wanted = options.only.split(",") if options.only else list(PARTS)
     rows: list[Row] = []
     with ExitStack() as stack:
         runs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -188,9 +223,9 @@ def main() -> None:
             rows += start(chrome, runs, options.turns)
         if "thousand" in wanted:
             rows += thousand(chrome, runs, options.turns)
-        if {"pages", "drag"} & set(wanted):
+        if {"pages", "drag", "plan"} & set(wanted):
             address = stack.enter_context(server(runs))
-            parts = {"pages": pages, "drag": drag}
+            parts = {"pages": pages, "drag": drag, "plan": plan}
             for name in [n for n in parts if n in wanted]:
                 rows += parts[name](chrome, address, options.turns)
     rows = [{**r, "load": os.getloadavg()[0]} for r in rows]

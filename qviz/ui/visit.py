@@ -17,7 +17,7 @@ from qviz.ui.workspace import Workspace, Workspaces
 #: Session-state key of the op picker; setting it in a callback chooses an op on every page.
 LAYER = "layer"
 #: How long a visit waits for a model that is being opened before its progress is drawn, in s.
-PATIENCE = 1.0
+PATIENCE = 1.5
 
 
 @st.cache_resource(show_spinner=False)
