@@ -151,6 +151,12 @@ def type_calibrator(at: AppTest, text: str) -> None:
     at.run()
 
 
+def test_a_field_that_hands_back_the_rounded_limit_it_shows_changes_nothing(at: AppTest) -> None:
+    shown = at.number_input(key="ranges_hi_relu").value
+    at.number_input(key="ranges_hi_relu").set_value(float(f"{shown:.5g}")).run()
+    assert workspace(at).history.undoes is None
+
+
 def test_any_calibrator_can_be_typed_and_a_wrong_one_is_said(at: AppTest) -> None:
     type_calibrator(at, "percentile:99.5")
     press(at, "ranges_use_this")

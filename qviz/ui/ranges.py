@@ -253,6 +253,9 @@ def _typed(workspace: Workspace, shown: View) -> None:
     lo = st.session_state.get(f"ranges_lo_{shown.tensor}", shown.current.range.lo)
     if hi is None or lo is None:
         return
+    before = shown.current.range
+    if (f"{lo:.5g}", f"{hi:.5g}") == (f"{before.lo:.5g}", f"{before.hi:.5g}"):
+        return  # a field hands back what it shows, which is rounded: nobody has typed
     _set(workspace, shown, -hi if shown.grid.symmetric else lo, hi)
 
 
