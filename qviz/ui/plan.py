@@ -6,7 +6,7 @@ import streamlit as st
 
 from qviz.ui import plan_know, plan_words
 from qviz.ui.plan_choice import Choice
-from qviz.ui.plan_editor import editor
+from qviz.ui.plan_editor import editor, toolbar_of
 from qviz.ui.plan_outcome import follow
 from qviz.ui.plan_state import state_of
 from qviz.ui.workspace import Workspace
@@ -27,5 +27,8 @@ def draft(workspace: Workspace) -> None:
     bar = st.container(key="plan_bar")
     left, right = st.columns([11, 9], gap="medium")
     with left:
-        choice = editor(workspace, state, choice, known, bar)
+        choice, toolbar = editor(workspace, state, choice, known, bar)
+    # the numbers first: they are what a tick is waited for
     follow(workspace, state, choice, known, numbers, right)
+    with toolbar:
+        toolbar_of(workspace, state, choice, known)

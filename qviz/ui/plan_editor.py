@@ -60,11 +60,11 @@ class Sheet:
 
 def editor(
     workspace: Workspace, state: PlanState, choice: Choice, known: Known, bar: DeltaGenerator
-) -> Choice:
+) -> tuple[Choice, DeltaGenerator]:
     """Draw the table here and its toolbar into ``bar``.
 
     Returns:
-        The choice after what was ticked just now.
+        The choice after what was ticked just now, and the place of the toolbar.
     """
     with bar:
         # filled when the table has told what was ticked, so that Undo knows it
@@ -91,9 +91,7 @@ def editor(
         choice = choice.with_left(left)
         workspace.apply(choice.recipe, label)
         st.session_state["plan_seen"] = left
-    with toolbar:
-        _toolbar(workspace, state, choice, known)
-    return choice
+    return choice, toolbar
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,8 @@ def _ticked(choice: Choice, sheet: Sheet, ticks: list[bool]) -> frozenset[str]:
     return frozenset(left)
 
 
-def _toolbar(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> None:
+def toolbar_of(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> None:
+    """Undo, redo and the presets."""
     history = workspace.history
     st.button(
         "Undo",
