@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -237,13 +237,14 @@ def test_a_weight_changed_in_place_is_packed_again() -> None:
 
 
 def test_packed_forms_die_with_their_weight() -> None:
-    before = packing.packed_count()
     weight = random_codes(8, 32, low=-127)
     Q.linear(random_codes(4, 32), 1.0, weight, torch.ones(8), None)
-    assert packing.packed_count() == before + 1
+    entry = packing.packed_weight(weight)
+    forms = [weakref.ref(form) for form in (*entry._forms.values(), entry.carried(torch.float32))]
+    del entry
+    assert all(form() is not None for form in forms)
     del weight
-    gc.collect()
-    assert packing.packed_count() == before
+    assert all(form() is None for form in forms)
 
 
 def test_ops_run_under_inference_mode_and_autocast() -> None:

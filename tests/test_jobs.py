@@ -132,11 +132,13 @@ def test_a_job_is_found_by_its_id_and_busy_says_whether_one_is_active(worker: Wo
 
 def test_ctrl_c_ends_the_process_while_a_job_runs() -> None:
     code = (
-        "import time\n"
+        "import signal, time\n"
         "from qviz.jobs import Worker\n"
-        "Worker().submit('long', lambda job: time.sleep(60))\n"
+        # a shell that starts the tests in its background has Ctrl-C ignored, which is inherited
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "Worker().submit('long', lambda job: time.sleep(600))\n"
         "print('running', flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -147,7 +149,7 @@ def test_ctrl_c_ends_the_process_while_a_job_runs() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"running\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) != 0
+        assert process.wait(60) != 0
 
 
 def until(met: object) -> None:

@@ -59,7 +59,10 @@ def ranking(out: Path) -> Ranking:
 
 
 def stopped_in_the_middle(project: Project, out: Path, how: int) -> tuple[int, str]:
-    """Start a sweep and send it a signal after three rows; exit code and standard error."""
+    """Start a sweep and send it a signal after three rows; exit code and standard error.
+
+    A fourth row in the file says that the third is whole: a signal may take back the last one.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, *sweep(project, out), "--quiet"],
         stdout=subprocess.PIPE,
@@ -69,7 +72,7 @@ def stopped_in_the_middle(project: Project, out: Path, how: int) -> tuple[int, s
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        if (out / ROWS).exists() and (out / ROWS).read_bytes().count(b"\n") >= 3:
+        if (out / ROWS).exists() and (out / ROWS).read_bytes().count(b"\n") >= 4:
             break
         time.sleep(0.02)
     process.send_signal(how)

@@ -91,11 +91,6 @@ def packed_weight(weight: Tensor) -> PackedWeight:
     return entry
 
 
-def packed_count() -> int:
-    """How many weights have packed forms now."""
-    return len(_ENTRIES)
-
-
 def drop_notes() -> None:
     """Forget how kernels were called: another backend may be chosen now."""
     for entry in list(_ENTRIES.values()):
