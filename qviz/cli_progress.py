@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from qviz.digits import duration
 from qviz.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
@@ -143,18 +144,6 @@ def line(progress: Progress, first: Progress | None = None) -> str:
         spent = progress.elapsed - (first.elapsed if first else 0.0)
         text += f", about {duration(spent / new * (progress.total - progress.done))} left"
     return text
-
-
-def duration(seconds: float) -> str:
-    """``8.1 s``, ``45 s``, ``2 min 05 s`` or ``1 h 20 min``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def parts_of(tell: OnProgress, verb: str, count: int) -> Callable[[int], OnProgress]:

@@ -51,3 +51,15 @@ def scored(value: float, metric: Metric) -> str:
     if metric.unit == "fraction":
         return percent(value)
     return f"{number(value)} {metric.unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """``8.1 s``, ``45 s``, ``2 min 05 s`` or ``1 h 20 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

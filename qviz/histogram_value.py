@@ -103,10 +103,6 @@ class Histogram:
         """Edges of the bins, [2 * BINS + 1]."""
         return np.linspace(-self.top, self.top, 2 * BINS + 1)
 
-    def centers(self) -> NDArray[np.float64]:
-        """Centers of the bins, [2 * BINS]."""
-        return self.edges()[:-1] + 0.5 * self.width
-
     def magnitudes(self) -> NDArray[np.int64]:
         """Counts of |x|, [BINS]: bin i covers i * width to (i + 1) * width."""
         counts = self.counts.numpy()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from qviz.digits import duration
 from qviz.jobs import Job, Snapshot
 from qviz.notebook_html import bar
 from qviz.progress import Progress
@@ -88,13 +89,6 @@ def said(shown: Snapshot) -> str:
         return "waiting for another job" if shown.state == "waiting" else "starting"
     left = "" if now.remaining is None else f", {duration(now.remaining)} left"
     return f"{now.verb} {now.done:,} of {now.total:,}{left}"
-
-
-def duration(seconds: float) -> str:
-    """A time for a person: ``4 s``, ``3 min 20 s``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
 def partial_html(partial: object) -> str:

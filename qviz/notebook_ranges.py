@@ -14,35 +14,15 @@ from qviz.histogram import Histogram
 from qviz.notebook_html import Table, View
 from qviz.session import Session
 
-COLUMNS = [
-    "tensor",
-    "values",
-    "min",
-    "max",
-    "zeros_percent",
-    "not_finite",
-    "best_calibrator",
-    "sqnr_db",
-]
-
 
 def calibration_view(calibration: Calibration) -> View:
     """Every tensor's range, and the histogram of the one that loses most."""
-    best = {
-        name: max(rows, key=lambda c: c.sqnr_db) for name, rows in calibration.candidates.items()
-    }
-    frame = pd.DataFrame(
-        [
-            (name, h.size, h.min, h.max, 100 * h.zero_fraction, h.nans + h.infs)
-            + ((best[name].calibrator, best[name].sqnr_db) if name in best else ("", float("nan")))
-            for name, h in calibration.histograms.items()
-        ],
-        columns=COLUMNS,
-    )
+    frame = tables.tensors_table(calibration.histograms, calibration.candidates)
     text = f"Calibration: {len(frame)} tensors, {calibration.samples:,} samples"
-    if not best:
+    known = frame.dropna(subset="sqnr_db").sort_values("sqnr_db")
+    if known.empty:
         return View(text, tables=(Table(frame),))
-    worst = min(best, key=lambda name: best[name].sqnr_db)
+    worst = str(known["tensor"].iloc[0])
     note = (
         f"The histogram is that of `{worst}`, which loses most under its best candidate; "
         "`qviz.notebook.ranges(calibration, NAME)` shows another tensor."

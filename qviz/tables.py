@@ -9,7 +9,6 @@ import pandas as pd
 from qviz.calibration import CalibratorRow
 from qviz.calibrators import Candidate
 from qviz.coverage import CoverageRow
-from qviz.graph import Graph
 from qviz.histogram import Histogram
 from qviz.search.skip import SearchResult
 from qviz.sensitivity import Sensitivity
@@ -26,15 +25,13 @@ CANDIDATES = {
 }
 TENSORS = {
     "tensor": "str",
-    "shape": "str",
+    "values": "int64",
     "min": "float64",
     "max": "float64",
-    "values": "int64",
     "zeros_percent": "float64",
     "not_finite": "int64",
     "best_calibrator": "str",
     "sqnr_db": "float64",
-    "read_by": "str",
 }
 COVERAGE = {
     "op": "str",
@@ -114,31 +111,26 @@ def candidates_table(candidates: Sequence[Candidate]) -> pd.DataFrame:
 
 
 def tensors_table(
-    graph: Graph,
-    histograms: Mapping[str, Histogram],
-    candidates: Mapping[str, Sequence[Candidate]],
+    histograms: Mapping[str, Histogram], candidates: Mapping[str, Sequence[Candidate]]
 ) -> pd.DataFrame:
     """One row per calibrated tensor, in the order in which the model computes them.
 
     Columns: ``not_finite`` counts NaN and infinities; ``best_calibrator`` is the candidate with
-    the highest expected SQNR and ``sqnr_db`` that SQNR; ``read_by`` lists the operands.
+    the highest expected SQNR and ``sqnr_db`` that SQNR.
     """
     rows = []
-    for name in (name for name in graph.tensors if name in histograms):
-        info, histogram = graph.tensors[name], histograms[name]
+    for name, histogram in histograms.items():
         best = max(candidates.get(name, ()), key=lambda one: one.sqnr_db, default=None)
         rows.append(
             (
                 name,
-                _shape(info.shape),
+                histogram.size,
                 histogram.min,
                 histogram.max,
-                histogram.size,
                 100 * histogram.zero_fraction,
                 histogram.nans + histogram.infs,
                 best.calibrator if best else "",
                 best.sqnr_db if best else _NONE,
-                ", ".join(info.consumers),
             )
         )
     return _frame(TENSORS, rows)

@@ -15,7 +15,8 @@ from cli_kit import Project, make_project, result
 
 from qviz import cli, cli_options, cli_print
 from qviz.cli import main
-from qviz.cli_progress import Meter, duration, line
+from qviz.cli_progress import Meter, line
+from qviz.digits import duration
 from qviz.errors import Cancelled
 from qviz.progress import Progress
 

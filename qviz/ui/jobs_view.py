@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from qviz.digits import duration
 from qviz.jobs import Job, Snapshot
 from qviz.progress import Progress
 
@@ -27,17 +28,22 @@ def progress(job: Job, *, key: str, draw: Callable[[Snapshot], None] | None = No
         if not shown.active:
             st.rerun()
         bar(shown)
-        st.button(
-            "Cancelling …" if shown.cancelling else "Cancel",
-            key=f"{key}_cancel_{job.id}",
-            on_click=job.cancel,
-            disabled=shown.cancelling,
-            help="What is finished so far is kept",
-        )
+        cancel(job, shown, key=key, keeps="What is finished so far is kept")
         if draw is not None:
             draw(shown)
 
     st.fragment(live, run_every=POLL)()
+
+
+def cancel(job: Job, shown: Snapshot, *, key: str, keeps: str) -> None:
+    """The button that stops a running job; ``keeps`` says what stays of it."""
+    st.button(
+        "Cancelling …" if shown.cancelling else "Cancel",
+        key=f"{key}_cancel_{job.id}",
+        on_click=job.cancel,
+        disabled=shown.cancelling,
+        help=keeps,
+    )
 
 
 def bar(shown: Snapshot) -> None:
@@ -55,14 +61,7 @@ def said(now: Progress) -> str:
     text = f"{now.verb} {now.done:,} of {now.total:,}"
     if now.message:
         text += f", {now.message}"
-    return text if now.remaining is None else f"{text}, {seconds(now.remaining)} left"
-
-
-def seconds(value: float) -> str:
-    """A time for a person: ``4 s``, ``3 min 20 s``."""
-    if value < 60:
-        return f"{value:.0f} s"
-    return f"{int(value // 60)} min {int(value % 60)} s"
+    return text if now.remaining is None else f"{text}, {duration(now.remaining)} left"
 
 
 def failure(shown: Snapshot) -> None:

@@ -14,7 +14,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from qviz.tables_plan import ChoiceRow, choices_table
-from qviz.ui import plan_presets, plan_words
+from qviz.ui import plan_presets, plan_words, undo
 from qviz.ui.plan_choice import Choice, difference
 from qviz.ui.plan_state import Known, PlanState
 from qviz.ui.workspace import Workspace
@@ -228,23 +228,7 @@ def _ticked(choice: Choice, sheet: Sheet, ticks: list[bool]) -> frozenset[str]:
 
 def toolbar_of(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> None:
     """Undo, redo and the presets."""
-    history = workspace.history
-    st.button(
-        "Undo",
-        key="plan_undo",
-        shortcut="Ctrl+Z",
-        disabled=history.undoes is None,
-        on_click=workspace.undo,
-        help=f"Takes back: {history.undoes}" if history.undoes else "Nothing to take back",
-    )
-    st.button(
-        "Redo",
-        key="plan_redo",
-        shortcut="Ctrl+Shift+Z",
-        disabled=history.redoes is None,
-        on_click=workspace.redo,
-        help=f"Does again: {history.redoes}" if history.redoes else "Nothing to do again",
-    )
+    undo.buttons(workspace, key="plan")
     with st.popover("Presets", key="plan_presets"):
         plan_presets.draw(workspace, state, choice, known)
-    st.caption(f"Last change: {history.undoes or 'none yet'}", width="content")
+    st.caption(f"Last change: {workspace.history.undoes or 'none yet'}", width="content")

@@ -99,13 +99,8 @@ def _shown(workspace: Workspace, state: PlanState, job: Job, choice: Choice) -> 
     shown = job.snapshot()
     if shown.active:
         jobs_view.bar(shown)
-        st.button(
-            "Cancelling …" if shown.cancelling else "Cancel",
-            key=f"plan_cancel_{job.id}",
-            on_click=job.cancel,
-            disabled=shown.cancelling,
-            help="The points measured so far stay on the curve",
-        )
+        keeps = "The points measured so far stay on the curve"
+        jobs_view.cancel(job, shown, key="plan", keeps=keeps)
         return
     if shown.state == "failed":
         jobs_view.failure(shown)

@@ -145,7 +145,7 @@ class PlanState:
 
 def state_of(workspace: Workspace) -> PlanState:
     """The memory of a workspace."""
-    return workspace.opened.memo(f"plan {workspace.id}", PlanState)
+    return workspace.memo("plan", PlanState)
 
 
 def searched(job: Job) -> tuple[SkipPoint, ...]:

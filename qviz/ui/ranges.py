@@ -13,7 +13,7 @@ from qviz.graph import Operand
 from qviz.tables_ranges import ranges_table
 from qviz.ui import ranges_view as views
 from qviz.ui import ranges_words as words
-from qviz.ui import visit
+from qviz.ui import undo, visit
 from qviz.ui.chart import chart
 from qviz.ui.ranges_view import View
 from qviz.ui.workspace import Workspace
@@ -42,23 +42,7 @@ def toolbar(workspace: Workspace, op: str) -> Operand:
         if len(operands) > 1:
             st.segmented_control("Operand", list(operands), key="ranges_operand", required=True)
         chosen = operands[st.session_state["ranges_operand"]]
-        history = workspace.history
-        st.button(
-            "Undo",
-            key="ranges_undo",
-            shortcut="Ctrl+Z",
-            on_click=workspace.undo,
-            disabled=history.undoes is None,
-            help=history.undoes and f"Takes back: {history.undoes}",
-        )
-        st.button(
-            "Redo",
-            key="ranges_redo",
-            shortcut="Ctrl+Y",
-            on_click=workspace.redo,
-            disabled=history.redoes is None,
-            help=history.redoes and f"Does again: {history.redoes}",
-        )
+        undo.buttons(workspace, key="ranges")
         st.toggle("Log counts", value=True, key="ranges_log", persist_state="session")
     return chosen
 

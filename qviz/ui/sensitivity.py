@@ -152,14 +152,8 @@ def _running(workspace: Workspace, job: Job) -> None:
     at, stop = st.columns([5, 1], vertical_alignment="center")
     with at:
         _bar(shown)
-    stop.button(
-        "Cancelling …" if shown.cancelling else "Cancel",
-        key=f"sensitivity_cancel_{job.id}",
-        on_click=job.cancel,
-        disabled=shown.cancelling,
-        help="What is measured so far is kept",
-        width="stretch",
-    )
+    with stop:
+        jobs_view.cancel(job, shown, key="sensitivity", keeps="What is measured so far is kept")
 
 
 def _bar(shown: Snapshot) -> None:

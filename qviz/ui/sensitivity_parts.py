@@ -16,7 +16,7 @@ from qviz.shipped import shipped
 from qviz.tables import sensitivity_table
 from qviz.tables_sensitivity import causes_table, ranking_table
 from qviz.ui import sensitivity_words as words
-from qviz.ui import visit
+from qviz.ui import undo, visit
 from qviz.ui.chart import chart
 from qviz.ui.sensitivity_results import Setting
 from qviz.ui.workspace import Workspace
@@ -121,15 +121,7 @@ def exclude(workspace: Workspace, found: Sensitivity) -> None:
                 disabled=set(names) <= set(workspace.recipe.skipped),
                 help="The draft leaves them in float",
             )
-            undoes = workspace.history.undoes
-            st.button(
-                "Undo",
-                key="sensitivity_undo",
-                on_click=_undo,
-                args=(workspace,),
-                disabled=undoes is None,
-                help=f"Take back: {undoes}" if undoes else "Nothing to take back",
-            )
+            undo.buttons(workspace, key="sensitivity", after=_again)
             st.page_link(str(shipped("pages") / "plan.py"), label="Plan →", help="See what it wins")
         st.caption(words.draft_line(workspace.recipe))
 
@@ -140,11 +132,10 @@ def _height(count: int) -> int | Literal["content"]:
 
 def _skip(workspace: Workspace, names: list[str]) -> None:
     workspace.apply(workspace.recipe.skip(*names), f"leave the worst {len(names)} in float")
-    st.session_state[AGAIN] = True
+    _again()
 
 
-def _undo(workspace: Workspace) -> None:
-    workspace.undo()
+def _again() -> None:
     st.session_state[AGAIN] = True
 
 

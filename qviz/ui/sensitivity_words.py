@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from qviz.digits import duration
 from qviz.figures_sensitivity import quantity, tied
 from qviz.progress import Progress
 from qviz.ranking import Granularity, Mode, Operands, Sensitivity, SensitivityRow
 from qviz.recipe import Recipe
-from qviz.ui.jobs_view import seconds
 from qviz.ui.sensitivity_results import Kept, Setting
 from qviz.ui.words import Columns
 
@@ -120,7 +120,7 @@ def before_line(kept: Kept, grain: str, *, stopped: bool) -> str:
 
 def progress_line(now: Progress, ranking: Sensitivity | None) -> str:
     """How far a running job is, and how long it still takes."""
-    left = "" if now.remaining is None else f", about {seconds(now.remaining)} left"
+    left = "" if now.remaining is None else f", about {duration(now.remaining)} left"
     if now.verb == "evaluate":
         return f"Float model: {now.done:,} of {now.total:,} samples{left}"
     if now.verb == "proxy":

@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from qviz.errors import RecipeError
 from qviz.jobs import Job
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     # at runtime only once a model is open: the first page must not wait for torch
     from qviz.meter import LiveResult
     from qviz.recipe import Recipe
+
+T = TypeVar("T")
 
 #: Workspaces that are remembered.
 MOST = 64
@@ -46,6 +48,7 @@ class Workspace:
         self.jobs: dict[str, Job] = {}
         self.rankings = Rankings()
         self.export_folder: str | None = None
+        self._memo: dict[str, object] = {}
         self._history: History | None = None
         self._variants: dict[str, Recipe] | None = None
 
@@ -55,6 +58,12 @@ class Workspace:
         found = self.opening.snapshot().result
         assert isinstance(found, Opened), "the model is not open yet"
         return found
+
+    def memo(self, key: str, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once: what a page remembers of this visit."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return cast(T, self._memo[key])
 
     @property
     def history(self) -> History:
