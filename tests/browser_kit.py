@@ -95,8 +95,9 @@ def _healthy(address: str) -> bool:
 
 
 def settled(page: Page) -> None:
-    """Wait until the page's script has ended."""
+    """Wait until the page's script has ended and what it replaces is gone."""
     page.wait_for_selector(SETTLED, timeout=PATIENCE)
+    page.wait_for_function("!document.querySelector('[data-stale=true]')", timeout=PATIENCE)
 
 
 def go(page: Page, address: str, wait_for: str = SETTLED) -> None:
