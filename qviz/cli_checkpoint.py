@@ -44,7 +44,13 @@ def export(options: argparse.Namespace, command: Sequence[str]) -> int:
         job = open_job(again, command, meter, folder=home)
         recipe = read_recipe(recipe_file, job.session)
         try:
-            made = job.session.export(recipe, output, formats=formats, progress=meter.tell)
+            made = job.session.export(
+                recipe,
+                output,
+                formats=formats,
+                nearest_recipe=options.nearest,
+                progress=meter.tell,
+            )
         finally:  # a checkpoint that does not pass is there all the same
             if output.is_dir() and job.session.run is not None:
                 source = job.session.run.path / OPTIONS
@@ -56,16 +62,17 @@ def export(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    from qviz.export import EXPORTERS
+    from qviz.export import EXPORTERS, chosen_formats
 
     found = tuple(f.strip() for f in text.split(",") if f.strip())
-    known = (*EXPORTERS, "all")
-    wrong = next((f for f in found if f not in known), None)
+    wrong = next((f for f in found if f not in (*EXPORTERS, "all")), None)
     if wrong is not None or not found:
         raise InputError(
-            f"--formats {wrong or text}", "there is no such format", f"Choose of {', '.join(known)}"
+            f"--formats {wrong or text}",
+            "there is no such format",
+            f"Choose of {', '.join(EXPORTERS)}, all",
         )
-    return found
+    return ("all",) if "all" in found else chosen_formats(found)
 
 
 def _note(path: Path, text: str) -> None:
@@ -77,7 +84,11 @@ def _note(path: Path, text: str) -> None:
 def _exported(options: argparse.Namespace, made: dict[str, Any]) -> str:
     lines = []
     for name, result in made.items():
-        lines.append(f"{name} written to {options.output}")
+        if "refused" in result:
+            lines.append(f"{name} not written: {result['refused']}")
+            continue
+        lines.append(f"{name} written to {result.get('folder', options.output)}")
+        lines += [f"  changed: {change}" for change in result.get("changed", ())]
         files = dict(result.get("files", {}))
         if files:
             rows = [(file, f"{show.count(size)}B") for file, size in files.items()]
@@ -86,7 +97,8 @@ def _exported(options: argparse.Namespace, made: dict[str, Any]) -> str:
             lines.append("kernels      " + ", ".join(f"{n} {k}" for k, n in kernels.items()))
         if verification := result.get("verification"):
             lines.append(verification_lines(verification))
-    lines.append(f"next: qviz verify {options.output}")
+    if "checkpoint" in made:
+        lines.append(f"next: qviz verify {options.output}")
     return "\n".join(lines)
 
 

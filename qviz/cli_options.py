@@ -211,7 +211,12 @@ def parser() -> Parser:
     made.add_argument("run", metavar="RUN", type=Path, help="run folder")
     made.add_argument("--recipe", metavar="FILE", help="another one than the run's")
     made.add_argument(
-        "--formats", default="checkpoint", metavar="F,...", help="or all (checkpoint)"
+        "--formats", default="checkpoint", metavar="F,...", help="names, or all: see the README"
+    )
+    made.add_argument(
+        "--nearest",
+        action="store_true",
+        help="where a format cannot express the recipe, write the nearest one that it can",
     )
     made.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
     _machine(made)

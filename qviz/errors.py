@@ -10,6 +10,8 @@ QvizError                     base of all; ``str()`` is one line for a person
 │   ├── ShapeError            tensors whose sizes do not fit each other
 │   ├── RecipeError           a recipe that names what the model does not have
 │   ├── MetricError           an unknown metric, or one that does not fit the outputs
+│   ├── FormatError           a file of another tool's format that cannot be read, or a recipe
+│   │                         that a format cannot express
 │   ├── CheckpointError       an int8 checkpoint that is damaged or not ours
 │   ├── RunFolderError        a run folder of another model or data, or not writable
 │   └── MissingExtraError     an optional dependency is not installed
@@ -75,6 +77,10 @@ class RecipeError(InputError):
 
 class MetricError(InputError):
     """An unknown metric, or one that does not fit the model's outputs."""
+
+
+class FormatError(InputError):
+    """A format that cannot express a recipe, or a file of another tool that cannot be read."""
 
 
 class CheckpointError(InputError):

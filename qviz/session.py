@@ -363,18 +363,18 @@ class Session:
         folder: str | Path,
         *,
         formats: Sequence[str] = ("checkpoint",),
+        nearest_recipe: bool = False,
         progress: OnProgress | None = None,
     ) -> dict[str, Any]:
-        """Write a recipe in the formats asked for, each with its parity result.
-
-        Raises:
-            ParityError: integer execution differs from the simulation by more than one step.
-        """
+        """Write a recipe in the formats asked for: arguments and errors of ``qviz.export``."""
         from qviz.export import export
 
         chosen = recipe.recipe if isinstance(recipe, SearchResult) else recipe
         with self._lock:
-            return export(self, chosen, Path(folder), formats=formats, progress=progress)
+            return export(
+                self, chosen, folder, formats=formats, nearest_recipe=nearest_recipe,
+                progress=progress,
+            )  # fmt: skip
 
     def _check_target(self) -> None:
         """A relative drop needs a float score other than zero, on a scale with a zero."""

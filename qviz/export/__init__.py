@@ -5,24 +5,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qviz.errors import InputError
-from qviz.export import checkpoint
+from qviz.errors import FormatError, InputError, MissingExtraError, ParityError, QvizError
+from qviz.export.formats import EXPORTERS, Exporter, Format
+from qviz.export.limits import Limits, Nearest, nearest
 from qviz.export.request import Request, Source, make_request
 from qviz.progress import OnProgress
 from qviz.recipe import Recipe
 
-__all__ = ["EXPORTERS", "Exporter", "Request", "Source", "export"]
+__all__ = [
+    "EXPORTERS",
+    "Exporter",
+    "Format",
+    "Limits",
+    "Nearest",
+    "Request",
+    "Source",
+    "chosen_formats",
+    "export",
+    "nearest",
+]
 
-#: Writes one format into ``request.folder``; the result is plain values, for people and machines.
-Exporter = Callable[[Request], dict[str, Any]]
-
-EXPORTERS: dict[str, Exporter] = {
-    "checkpoint": checkpoint.export,
-}
+#: The format that lies in the folder itself; each other has a folder of its name in it.
+CHECKPOINT = "checkpoint"
 
 
 def export(
@@ -30,7 +39,8 @@ def export(
     recipe: Recipe,
     folder: str | Path,
     *,
-    formats: Sequence[str] = ("checkpoint",),
+    formats: Sequence[str] = (CHECKPOINT,),
+    nearest_recipe: bool = False,
     progress: OnProgress | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Write a recipe in one or more formats.
@@ -38,26 +48,68 @@ def export(
     Args:
         source: the model and its data; a ``Session`` is one.
         recipe: the decision.
-        folder: made if it is not there.
-        formats: names in ``EXPORTERS``, or ``all``.
+        folder: made if it is not there; the checkpoint lies in it, every other format in
+            ``folder/NAME``.
+        formats: names in ``EXPORTERS``, or ``all``: whatever can express the recipe and is
+            installed.
+        nearest_recipe: where a format cannot express the recipe, write the nearest one that it
+            can; what was changed is in the result.
         progress: told how far it is.
 
     Returns:
-        By format, what was written and how it compares with the simulation; plain values.
+        By format, what was written and how it compares with the simulation; plain values. Of a
+        format that ``all`` had to leave out, ``refused`` says why.
 
     Raises:
         InputError: a format is not known.
+        FormatError: a format asked for by name cannot express the recipe.
+        MissingExtraError: a format asked for by name needs a package that is not installed.
         CheckpointError: the folder cannot be written.
         ParityError: integer execution differs from the simulation; the files are there all the
             same, with the report in ``parity.json``.
+
+    Whatever is raised is raised when all other formats are written.
     """
-    chosen = list(EXPORTERS) if "all" in formats else list(dict.fromkeys(formats))
-    for name in chosen:
-        if name not in EXPORTERS:
+    names = chosen_formats(formats)
+    requests: dict[Recipe, Request] = {}
+    made: dict[str, dict[str, Any]] = {}
+    failures: list[QvizError] = []
+    for name in names:
+        form = EXPORTERS[name]
+        try:
+            fit = nearest(source.graph, recipe, form.limits)
+            if not nearest_recipe:
+                fit.check(form.title)
+            if fit.recipe not in requests:
+                requests[fit.recipe] = make_request(source, fit.recipe, Path(folder), progress)
+            request = requests[fit.recipe]
+            if name != CHECKPOINT:
+                request = replace(request, folder=Path(folder) / name)
+            made[name] = form.export(request)
+            if fit.changes:
+                made[name]["changed"] = [str(change) for change in fit.changes]
+        except (FormatError, MissingExtraError) as refusal:
+            if "all" not in formats:
+                failures.append(refusal)
+            made[name] = {"refused": str(refusal)}
+        except (InputError, ParityError) as failure:
+            failures.append(failure)
+    if failures:
+        raise failures[0]
+    return made
+
+
+def chosen_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """The formats asked for, each once.
+
+    Raises:
+        InputError: one is not known.
+    """
+    for name in formats:
+        if name not in EXPORTERS and name != "all":
             raise InputError(
                 f"format {name!r}",
                 "there is no such format",
                 f"Choose among {', '.join(EXPORTERS)}, or all",
             )
-    request = make_request(source, recipe, Path(folder), progress)
-    return {name: EXPORTERS[name](request) for name in chosen}
+    return tuple(EXPORTERS) if "all" in formats else tuple(dict.fromkeys(formats))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
 
 import streamlit as st
 
-from qviz.export import Exporter
+from qviz.export import Format
 from qviz.ui.words import Columns
 
 _number = st.column_config.NumberColumn
@@ -49,8 +47,6 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|$~:<>])", r"\\\1", text)
 
 
-def about(name: str, exporter: Exporter) -> str:
-    """What a format is, as the module that writes it says."""
-    module = sys.modules.get(getattr(exporter, "__module__", ""))
-    first = (inspect.getdoc(module) or inspect.getdoc(exporter) or "").strip().split("\n\n")[0]
-    return f"**{name}**: {plain(' '.join(first.split()))}" if first else f"**{name}**"
+def about(form: Format) -> str:
+    """What a format is and what it carries."""
+    return f"**{form.name}**: {plain(form.title)}. {plain(form.carries)}."

@@ -52,7 +52,7 @@ def choose(workspace: Workspace) -> tuple[tuple[str, ...], Target]:
         persist_state="session",
     )
     for name in formats:
-        st.caption(words.about(name, EXPORTERS[name]))
+        st.caption(words.about(EXPORTERS[name]))
     typed = st.text_input(
         "Folder",
         workspace.export_folder or str(run / OFFERED),

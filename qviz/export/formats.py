@@ -1,0 +1,61 @@
+"""The formats as rows of a table: what each carries and can express, and which file writes it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qviz.export.limits import SYMMETRIC_INT8, Limits
+from qviz.export.request import Request
+
+#: Writes one format into ``request.folder``; the result is plain values, for people and machines.
+Exporter = Callable[[Request], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        name: what ``--formats`` calls it.
+        title: for a person.
+        carries: one sentence: what of the decision it holds, and who reads it.
+        module: has ``export(request)``; imported when it is needed.
+        limits: what it can express; None is everything that a recipe can say.
+        extra: extra of the package that brings what the exporter imports, None if nothing is.
+    """
+
+    name: str
+    title: str
+    carries: str
+    module: str
+    limits: Limits | None = None
+    extra: str | None = None
+
+    def export(self, request: Request) -> dict[str, Any]:
+        """Write it.
+
+        Raises:
+            MissingExtraError: what it imports is not installed.
+        """
+        write: Exporter = importlib.import_module(self.module).export
+        return write(request)
+
+
+EXPORTERS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        Format(
+            "checkpoint",
+            "int8 checkpoint",
+            "The integers, the recipe and a program that runs in PyTorch on CPU and CUDA int8 "
+            "kernels",
+            "qviz.export.checkpoint",
+            Limits(symmetric=True),
+        ),
+    )
+}
+
+__all__ = ["EXPORTERS", "SYMMETRIC_INT8", "Exporter", "Format"]

@@ -1,0 +1,166 @@
+"""What a format can express, and the nearest recipe that it can.
+
+A recipe that says more is refused with the ops named, never bent in silence: what would be written
+is another decision, with another accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from qviz.errors import FormatError
+from qviz.graph import QUANTIZABLE_TYPES, Graph, Op
+from qviz.profiles import profile
+from qviz.recipe import Decision, Override, Recipe, resolve
+
+#: Names in a refusal; the rest is counted.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a format or the engine behind it can express.
+
+    Attributes:
+        symmetric: only activations with zero point 0.
+        bits: widths of weights and activations; None is any.
+        types: op types that can be int8.
+        whole: an op is int8 with all its operands or not at all.
+        per_channel: weights need one scale per output channel.
+    """
+
+    symmetric: bool = False
+    bits: tuple[int, ...] | None = None
+    types: tuple[str, ...] = QUANTIZABLE_TYPES
+    whole: bool = False
+    per_channel: bool = False
+
+
+#: The usual engine: symmetric, 8 bits.
+SYMMETRIC_INT8 = Limits(symmetric=True, bits=(8,))
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that the nearest recipe says otherwise.
+
+    Attributes:
+        ops: whom it concerns, in execution order.
+        reason: what the format cannot express.
+        becomes: what the nearest recipe says instead.
+    """
+
+    ops: tuple[str, ...]
+    reason: str
+    becomes: str
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({_named(self.ops)}); {self.becomes}"
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The recipe closest to one that a format can express.
+
+    Attributes:
+        recipe: the same as asked for if nothing had to change.
+        changes: what is different.
+    """
+
+    recipe: Recipe
+    changes: tuple[Change, ...] = ()
+
+    def check(self, title: str) -> None:
+        """Refuse a recipe that had to change.
+
+        Raises:
+            FormatError: something had to change.
+        """
+        if self.changes:
+            raise FormatError(
+                title,
+                "cannot express the recipe: " + "; ".join(str(c) for c in self.changes),
+                "Export the nearest recipe that it can express, measured anew, with --nearest "
+                "(nearest_recipe=True)",
+            )
+
+
+def nearest(graph: Graph, recipe: Recipe, limits: Limits | None) -> Nearest:
+    """The recipe closest to ``recipe`` within the limits of a format.
+
+    Raises:
+        RecipeError: the recipe does not fit the graph.
+    """
+    if limits is None:
+        return Nearest(recipe)
+    changes: list[Change] = []
+    int8 = {
+        op: [d for o in op.operands if (d := decisions[o.name]).int8]
+        for decisions in (resolve(recipe, graph),)
+        for op in graph.quantizable
+    }
+    chosen = [op for op, found in int8.items() if found]
+    if limits.symmetric and not profile(recipe.profile).symmetric:
+        recipe = replace(recipe, profile="tensorrt")
+        ops = _names(op for op in chosen if any(o.kind == "activation" for o in op.operands))
+        changes.append(Change(ops, "activations have zero points", "symmetric, same limits"))
+    if limits.per_channel and not recipe.per_channel and any(_stored(op) for op in chosen):
+        recipe = replace(recipe, per_channel=True)
+        ops = _names(op for op in chosen if _stored(op))
+        changes.append(Change(ops, "one scale per weight tensor", "one per output channel"))
+    strange = _names(op for op in chosen if op.type not in limits.types)
+    if strange:
+        recipe = recipe.skip(*strange)
+        kinds = sorted({graph.ops[name].type for name in strange})
+        changes.append(Change(strange, f"int8 {' and '.join(kinds)}", "float"))
+    if limits.whole:
+        partly = _names(
+            op for op in chosen if op.name not in strange and _partly(op, resolve(recipe, graph))
+        )
+        if partly:
+            recipe = recipe.skip(*partly)
+            changes.append(Change(partly, "int8 in some operands only", "float"))
+    if limits.bits is not None:
+        wrong = {
+            op.name: {d.bits for d in found} - set(limits.bits)
+            for op, found in int8.items()
+            if op.name not in recipe.skipped
+        }
+        ops = tuple(name for name, bits in wrong.items() if bits)
+        if ops:
+            widths = sorted(set().union(*wrong.values()))
+            recipe = _widened(recipe, ops, graph, max(limits.bits))
+            said = " and ".join(str(w) for w in widths)
+            changes.append(Change(ops, f"{said} bits", f"{max(limits.bits)} bits"))
+    return Nearest(recipe, tuple(changes))
+
+
+def _widened(recipe: Recipe, ops: Iterable[str], graph: Graph, bits: int) -> Recipe:
+    """The same with ``bits`` for every int8 operand of some ops."""
+    decisions = resolve(recipe, graph)
+    known = {o.target: o for o in recipe.overrides}
+    operands = [o for name in ops for o in graph.ops[name].operands if decisions[o.name].int8]
+    return recipe.override(
+        *(replace(known.get(o.name, Override(o.name)), bits=bits) for o in operands)
+    )
+
+
+def _partly(op: Op, decisions: dict[str, Decision]) -> bool:
+    if op.type == "add":  # one quantized branch is how engines fuse it
+        return False
+    found = {decisions[o.name].int8 for o in op.operands}
+    return len(found) > 1
+
+
+def _stored(op: Op) -> bool:
+    return any(o.kind == "weight" for o in op.operands)
+
+
+def _names(ops: Iterable[Op]) -> tuple[str, ...]:
+    return tuple(op.name for op in ops)
+
+
+def _named(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
