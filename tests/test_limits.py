@@ -9,6 +9,7 @@ from networks import network, recipe
 
 from qviz.errors import FormatError
 from qviz.export.limits import SYMMETRIC_INT8, Change, Limits, nearest
+from qviz.graph import Graph
 from qviz.recipe import Override, Recipe, resolve
 
 GRAPH = network("residual")[1]
@@ -62,6 +63,23 @@ def test_an_op_that_is_int8_in_part_stays_float_where_only_whole_ops_can_be_said
     assert not decisions["conv1/input"].int8
     assert decisions["fc/input"].int8
     assert changes(chosen, Limits(whole=True)) == ["int8 in some operands only (conv1); float"]
+
+
+def test_an_operand_chosen_by_name_stays_float_with_its_op() -> None:
+    chosen = RECIPE.override(Override("conv1/input", int8=True))
+    found = nearest(GRAPH, chosen, Limits(types=("linear",)))
+    assert not resolve(found.recipe, GRAPH)["conv1/input"].int8
+
+
+def test_each_rule_of_a_format_is_asked_after_the_one_before_was_obeyed() -> None:
+    asked = []
+
+    def rule(_: Graph, chosen: Recipe) -> dict[str, tuple[str, ...]]:
+        asked.append(chosen.skipped)
+        return {"no room": ("fc",)} if "fc" not in chosen.skipped else {}
+
+    assert changes(RECIPE, Limits(rules=(rule, rule))) == ["no room (fc); float"]
+    assert asked == [(), ("fc",)]
 
 
 def test_one_scale_per_weight_becomes_one_per_channel() -> None:

@@ -6,7 +6,7 @@ is another decision, with another accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from qviz.errors import FormatError
@@ -16,6 +16,9 @@ from qviz.recipe import Decision, Override, Recipe, resolve
 
 #: Names in a refusal; the rest is counted.
 NAMED = 3
+
+#: What a format cannot have in int8 for a reason of its own: reason -> names of ops.
+Rule = Callable[[Graph, Recipe], Mapping[str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Limits:
         types: op types that can be int8.
         whole: an op is int8 with all its operands or not at all.
         per_channel: weights need one scale per output channel.
+        rules: what else has to stay float; each is asked after the one before it was obeyed.
     """
 
     symmetric: bool = False
@@ -35,6 +39,7 @@ class Limits:
     types: tuple[str, ...] = QUANTIZABLE_TYPES
     whole: bool = False
     per_channel: bool = False
+    rules: tuple[Rule, ...] = ()
 
 
 #: The usual engine: symmetric, 8 bits.
@@ -111,7 +116,7 @@ def nearest(graph: Graph, recipe: Recipe, limits: Limits | None) -> Nearest:
         changes.append(Change(ops, "one scale per weight tensor", "one per output channel"))
     strange = _names(op for op in chosen if op.type not in limits.types)
     if strange:
-        recipe = recipe.skip(*strange)
+        recipe = _without(recipe, strange, graph)
         kinds = sorted({graph.ops[name].type for name in strange})
         changes.append(Change(strange, f"int8 {' and '.join(kinds)}", "float"))
     if limits.whole:
@@ -119,8 +124,12 @@ def nearest(graph: Graph, recipe: Recipe, limits: Limits | None) -> Nearest:
             op for op in chosen if op.name not in strange and _partly(op, resolve(recipe, graph))
         )
         if partly:
-            recipe = recipe.skip(*partly)
+            recipe = _without(recipe, partly, graph)
             changes.append(Change(partly, "int8 in some operands only", "float"))
+    for rule in limits.rules:
+        for reason, ops in rule(graph, recipe).items():
+            recipe = _without(recipe, ops, graph)
+            changes.append(Change(ops, reason, "float"))
     if limits.bits is not None:
         wrong = {
             op.name: {d.bits for d in found} - set(limits.bits)
@@ -134,6 +143,13 @@ def nearest(graph: Graph, recipe: Recipe, limits: Limits | None) -> Nearest:
             said = " and ".join(str(w) for w in widths)
             changes.append(Change(ops, f"{said} bits", f"{max(limits.bits)} bits"))
     return Nearest(recipe, tuple(changes))
+
+
+def _without(recipe: Recipe, ops: Iterable[str], graph: Graph) -> Recipe:
+    """The same with these ops in float, also where one of their operands was chosen by name."""
+    named = {o.target for o in recipe.overrides if o.int8}
+    operands = [o.name for name in ops for o in graph.ops[name].operands if o.name in named]
+    return recipe.skip(*ops, *operands)
 
 
 def _widened(recipe: Recipe, ops: Iterable[str], graph: Graph, bits: int) -> Recipe:

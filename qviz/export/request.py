@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+from torch.export import ExportedProgram
+
 from qviz.data import Data
 from qviz.evaluate import Evaluation
 from qviz.graph import Graph
@@ -30,6 +33,10 @@ class Origin(Protocol):
     @property
     def digest(self) -> str:
         """Of all its weights."""
+
+    @property
+    def model(self) -> nn.Module | ExportedProgram:
+        """The model as its author made it."""
 
 
 class Source(Protocol):
@@ -65,6 +72,7 @@ class Request:
         metric: what is measured.
         origin: model, data and metric as a manifest records them; plain values.
         progress: told how far it is.
+        model: as its author made it, for formats that address its modules; None if unknown.
     """
 
     graph: Graph
@@ -75,6 +83,7 @@ class Request:
     metric: Metric
     origin: Mapping[str, Any]
     progress: OnProgress | None = None
+    model: nn.Module | ExportedProgram | None = None
 
 
 def make_request(
@@ -107,6 +116,7 @@ def make_request(
         metric=source.metric,
         origin=origin,
         progress=progress,
+        model=source.model.model,
     )
 
 
