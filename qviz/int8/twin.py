@@ -9,6 +9,7 @@ says which float arithmetic it replaces.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -123,15 +124,21 @@ def float_twin(module: fx.GraphModule) -> fx.GraphModule:
 
     Args:
         module: a program with ``qviz::`` calls whose weights are stored tensors; not changed.
+
+    Returns:
+        The float program; each node's ``meta["source"]`` names the node that it stands for.
     """
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
     twin = _Twin(module, graph, new)
     for node in module.graph.nodes:
+        known = len(graph.nodes)
         if node.op == "call_function" and is_integer_call(node):
             new[node] = twin.translate(node)
         else:
             new[node] = graph.node_copy(node, lambda n: new[n])
+        for made in itertools.islice(reversed(graph.nodes), len(graph.nodes) - known):
+            made.meta["source"] = node.name
     graph.set_codegen(module.graph._codegen)
     graph.eliminate_dead_code()
     return fx.GraphModule(twin.root, graph)
