@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qviz.export.limits import SYMMETRIC_INT8, Limits
+from qviz.export.module_layers import KINDS, called_alike, made_by_modules
 from qviz.export.request import Request
 
 #: Writes one format into ``request.folder``; the result is plain values, for people and machines.
@@ -54,6 +55,14 @@ EXPORTERS: dict[str, Format] = {
             "kernels",
             "qviz.export.checkpoint",
             Limits(symmetric=True),
+        ),
+        Format(
+            "modelopt",
+            "NVIDIA Model Optimizer",
+            "Which quantizers are on and their ranges, and a script that puts them into your "
+            "module with nvidia-modelopt",
+            "qviz.export.modelopt",
+            Limits(symmetric=True, types=tuple(KINDS), rules=(made_by_modules, called_alike)),
         ),
     )
 }
