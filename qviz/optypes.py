@@ -91,7 +91,8 @@ _KEEP_SIGN = (
 )
 
 _OPAQUE = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
-_LOOKUPS = {"embedding", "embedding_bag", "index", "gather", "index_select"}
+#: Ops that read only some rows of a table.
+LOOKUPS = {"embedding", "embedding_bag", "index", "gather", "index_select"}
 
 
 def label(node: fx.Node) -> str:
@@ -179,7 +180,7 @@ def float_reason(node: fx.Node) -> str:
         return "works on integers or booleans, not on float values"
     if kind in _OPAQUE:
         return f"{kind} is one opaque op: torch.export does not show the products inside"
-    if kind in _LOOKUPS:
+    if kind in LOOKUPS:
         return f"{kind} looks values up by index: no arithmetic to quantize"
     if kind == "batch_norm":
         return _norm_reason(node)

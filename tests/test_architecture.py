@@ -52,6 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "analysis": (
         "calibration",
         "coverage",
+        "bench*",
         "estimate",
         "evaluate",
         "live",

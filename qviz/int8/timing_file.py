@@ -1,0 +1,66 @@
+"""``bench.json`` in a checkpoint folder: what was timed or estimated of its program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from qviz.bench import FORMAT, VERSION, Bench
+from qviz.errors import CheckpointError
+from qviz.int8.folder import unwritable
+from qviz.store_files import replace_file
+
+BENCH = "bench.json"
+
+
+def write_benches(folder: Path, benches: Sequence[Bench]) -> None:
+    """Keep benches in a folder beside those of other devices; those of another program are dropped.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    programs = {bench.program for bench in benches}
+    kept = {_key(b): b for b in _known(folder) if b.program in programs}
+    kept |= {_key(b): b for b in benches}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "benches": [bench.to_json() for bench in kept.values()],
+    }
+    path = folder / BENCH
+    try:
+        replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
+    except OSError as failure:
+        raise unwritable(path, failure) from failure
+
+
+def read_benches(folder: Path) -> tuple[Bench, ...]:
+    """The benches of a folder, oldest first; empty if there are none.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another version.
+    """
+    path = folder / BENCH
+    try:
+        found = json.loads(path.read_bytes())
+        if found["format"] != FORMAT or found["version"] != VERSION:
+            raise ValueError(found["version"])
+        return tuple(Bench.from_json(value) for value in found["benches"])
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, KeyError, TypeError) as failure:
+        raise CheckpointError(
+            str(path), "it is damaged, or of another version", "Delete it and run qviz bench again"
+        ) from failure
+
+
+def _known(folder: Path) -> tuple[Bench, ...]:
+    try:
+        return read_benches(folder)
+    except CheckpointError:
+        return ()  # nothing in it can be kept; it is replaced
+
+
+def _key(bench: Bench) -> tuple[object, ...]:
+    return (bench.estimated, bench.device, bench.float_type, bench.threads)
