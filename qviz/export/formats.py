@@ -45,6 +45,15 @@ class Format:
         return write(request)
 
 
+#: Linear layers with a static input scale, as libraries for language models have them.
+LINEAR_INT8 = Limits(
+    symmetric=True,
+    bits=(8,),
+    types=("linear",),
+    whole=True,
+    rules=(made_by_modules, called_alike),
+)
+
 EXPORTERS: dict[str, Format] = {
     f.name: f
     for f in (
@@ -63,6 +72,14 @@ EXPORTERS: dict[str, Format] = {
             "module with nvidia-modelopt",
             "qviz.export.modelopt",
             Limits(symmetric=True, types=tuple(KINDS), rules=(made_by_modules, called_alike)),
+        ),
+        Format(
+            "torchao",
+            "torchao",
+            "int8 weights and static input scales of linear layers, and a script that puts them "
+            "into your module as Int8Tensor",
+            "qviz.export.torchao",
+            LINEAR_INT8,
         ),
     )
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qviz.affine import Grid, QuantParams, symmetric_params
+from qviz.affine import Grid, QuantParams, quantize, symmetric_params
 from qviz.errors import FormatError
 from qviz.export.request import Request
 from qviz.graph import Graph, Op, Operand
@@ -76,6 +76,15 @@ class Layer:
         value = self.module.weight
         assert isinstance(value, Tensor)
         return value.detach().cpu().float()
+
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes [N, K] of the module's own weight, their scales [N, 1], the input's scale [1]."""
+        assert self.weight is not None
+        assert self.input is not None
+        params = self.weight.params
+        codes = quantize(self.stored, params)
+        scale = params.scale.expand(codes.shape[0]).reshape(-1, 1)
+        return codes, scale, self.input.params.scale.reshape(1)
 
 
 def made_by_modules(graph: Graph, recipe: Recipe) -> dict[str, tuple[str, ...]]:
