@@ -64,7 +64,13 @@ class Importer:
         return found(path, graph, base)
 
 
-_ROWS: tuple[Importer, ...] = ()
+_ROWS: tuple[Importer, ...] = (
+    Importer("recipe", "qviz recipe", "qviz.export.import_qviz"),
+    Importer("aimet", "AIMET encodings", "qviz.export.import_aimet"),
+    Importer("amct", "Huawei AMCT record or config", "qviz.export.import_amct"),
+    Importer("tensorrt-cache", "TensorRT calibration cache", "qviz.export.import_tensorrt_cache"),
+    Importer("ranges", "Ranges as JSON (ONNX Runtime, qviz)", "qviz.export.import_ranges"),
+)
 #: In the order in which a file is tried.
 IMPORTERS: dict[str, Importer] = {i.name: i for i in _ROWS}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from qviz.errors import FormatError
-from qviz.graph import QUANTIZABLE_TYPES, Graph, Op
+from qviz.graph import QUANTIZABLE_TYPES, Graph, Op, Operand
 from qviz.profiles import profile
 from qviz.recipe import Decision, Override, Recipe, resolve
 
@@ -32,6 +32,8 @@ class Limits:
         whole: an op is int8 with all its operands or not at all.
         per_channel: weights need one scale per output channel.
         rules: what else has to stay float; each is asked after the one before it was obeyed.
+        alike: a tensor or weight has one grid: whoever reads it is int8 at the same width, or its
+            whole op is float.
     """
 
     symmetric: bool = False
@@ -40,6 +42,7 @@ class Limits:
     whole: bool = False
     per_channel: bool = False
     rules: tuple[Rule, ...] = ()
+    alike: bool = False
 
 
 #: The usual engine: symmetric, 8 bits.
@@ -142,6 +145,9 @@ def nearest(graph: Graph, recipe: Recipe, limits: Limits | None) -> Nearest:
             recipe = _widened(recipe, ops, graph, max(limits.bits))
             said = " and ".join(str(w) for w in widths)
             changes.append(Change(ops, f"{said} bits", f"{max(limits.bits)} bits"))
+    if limits.alike:
+        recipe, more = _made_alike(recipe, graph)
+        changes += more
     return Nearest(recipe, tuple(changes))
 
 
@@ -150,6 +156,37 @@ def _without(recipe: Recipe, ops: Iterable[str], graph: Graph) -> Recipe:
     named = {o.target for o in recipe.overrides if o.int8}
     operands = [o.name for name in ops for o in graph.ops[name].operands if o.name in named]
     return recipe.skip(*ops, *operands)
+
+
+def _made_alike(recipe: Recipe, graph: Graph) -> tuple[Recipe, list[Change]]:
+    """The same with one grid per tensor."""
+    changes = []
+    readers: dict[str, list[Operand]] = {}
+    for operand in graph.operands.values():
+        readers.setdefault(operand.tensor, []).append(operand)
+    found = resolve(recipe, graph)
+    at_work = {o.op for o in graph.operands.values() if found[o.name].int8}
+    ops = {
+        o.op: graph.ops[o.op]
+        for own in readers.values()
+        for o in own
+        if found[o.name].by_choice and o.op in at_work and any(found[r.name].int8 for r in own)
+    }
+    if ops:
+        recipe = _without(recipe, ops, graph)
+        changes.append(Change(tuple(ops), "a tensor that is int8 for some readers only", "float"))
+        found = resolve(recipe, graph)
+    wider: dict[str, Override] = {}
+    known = {o.target: o for o in recipe.overrides}
+    for own in readers.values():
+        bits = {r.name: found[r.name].bits for r in own if found[r.name].int8}
+        widest = max(bits.values(), default=0)
+        for name in (n for n, b in bits.items() if b < widest):
+            wider[name] = replace(known.get(name, Override(name)), bits=widest)
+    if wider:
+        named = tuple(dict.fromkeys(graph.operands[name].op for name in wider))
+        changes.append(Change(named, "a tensor at several widths", "the widest of them"))
+    return recipe.override(*wider.values()), changes
 
 
 def _widened(recipe: Recipe, ops: Iterable[str], graph: Graph, bits: int) -> Recipe:

@@ -1,0 +1,60 @@
+"""What a file of another tool says of a model, under its own names: what every importer makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Span:
+    """The range of one activation.
+
+    Attributes:
+        lo: lower end, in the tensor's units; equal to -hi for a symmetric grid known by its scale.
+        hi: upper end.
+        bits: width of the codes.
+        affine: the file gives it a zero point.
+        calibrator: where it comes from, None if the file does not say.
+    """
+
+    lo: float
+    hi: float
+    bits: int = 8
+    affine: bool = False
+    calibrator: str | None = None
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The grid of one weight.
+
+    Attributes:
+        values: size of a step, of each channel or of the whole weight.
+        bits: width of the codes; None is a weight that the file leaves in float.
+    """
+
+    values: tuple[float, ...]
+    bits: int | None = 8
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a file says, under its own names.
+
+    Attributes:
+        tool: becomes the calibrator's name of its ranges.
+        by: names are those of tensors and parameters, or those of the ops that read them.
+        ranges: of activations, by name.
+        weights: by name; None if the format says nothing of weights.
+        floats: ops or operands that it leaves in float.
+        whole: an op that is not int8 with all its operands is float.
+    """
+
+    tool: str
+    by: Literal["tensor", "op"]
+    ranges: Mapping[str, Span]
+    weights: Mapping[str, Scales] | None = None
+    floats: Sequence[str] = ()
+    whole: bool = False
