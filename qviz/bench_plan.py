@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from qviz.bench import Bench, OpTime
 from qviz.digits import number, percent
@@ -258,6 +259,55 @@ class LatencyMark:
     current: bool = False
     front: bool = False
     key: int = 0
+
+
+class Measured(Protocol):
+    """A recipe measured on the evaluation data."""
+
+    @property
+    def drop(self) -> float:
+        """Relative drop, positive is worse."""
+
+    @property
+    def low(self) -> float:
+        """Lower limit of its 95 % interval."""
+
+    @property
+    def high(self) -> float:
+        """Upper limit."""
+
+
+def marks(
+    prices: Prices,
+    points: Mapping[frozenset[str], Measured],
+    *,
+    current: frozenset[str] | None = None,
+    labels: Mapping[frozenset[str], str] | None = None,
+) -> tuple[LatencyMark, ...]:
+    """Measured recipes with their latency, in the order given; the front marked.
+
+    Args:
+        prices: of the recipe with everything int8.
+        points: ops left in float -> what was measured.
+        current: ops that the recipe being edited leaves in float.
+        labels: where points come from.
+    """
+    times = [prices.latency(ops) for ops in points]
+    front = pareto([(p.drop, us) for p, us in zip(points.values(), times, strict=True)])
+    return tuple(
+        LatencyMark(
+            ops=len(ops),
+            drop=point.drop,
+            low=point.low,
+            high=point.high,
+            us=times[key],
+            label=(labels or {}).get(ops, ""),
+            current=ops == current,
+            front=front[key],
+            key=key,
+        )
+        for key, (ops, point) in enumerate(points.items())
+    )
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> tuple[bool, ...]:
