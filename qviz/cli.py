@@ -4,6 +4,7 @@
     qviz run MODEL --calibration D --evaluation D -o DIR       the whole job
     qviz calibrate | evaluate | sensitivity | search MODEL ... -o DIR    its steps
     qviz export RUN -o DIR; qviz verify DIR             the int8 checkpoint
+    qviz bench DIR | RUN                                time int8 against float, per op
     qviz report RUN [-o FILE]                           one HTML file about it
     qviz app                                            the same in the browser
 
@@ -93,6 +94,10 @@ def _dispatch(options: argparse.Namespace, command: Sequence[str]) -> int:
         if options.verb == "export":
             return cli_checkpoint.export(options, command)
         return cli_checkpoint.verify(options)
+    if options.verb == "bench":
+        from qviz.cli_bench import bench
+
+        return bench(options, command)
     if options.verb == "report":
         from qviz.cli_report import report
 

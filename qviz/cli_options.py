@@ -96,6 +96,15 @@ def shape(text: str) -> tuple[int, ...]:
     return tuple(positive(part.strip()) for part in text.split(","))
 
 
+def batches(text: str) -> tuple[int, ...]:
+    """Batch sizes, ``1,8,32``; each once.
+
+    Raises:
+        argparse.ArgumentTypeError: one is not a whole number of at least 1.
+    """
+    return tuple(dict.fromkeys(shape(text)))
+
+
 def _output(parser: Parser, what: str) -> None:
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help=f"{what}; made if needed"
@@ -229,6 +238,25 @@ def parser() -> Parser:
     _pixels(made)
     _machine(made)
 
+    made = verb("bench", "time int8 against float, per op; or estimate it for a GPU")
+    made.add_argument(
+        "folder", metavar="DIR | RUN", type=Path, help="what qviz export wrote; or a run folder"
+    )
+    made.add_argument(
+        "--batch", type=batches, default=(1,), metavar="N,...", help="samples per run (1)"
+    )
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (cpu)")
+    made.add_argument(
+        "--float",
+        choices=("fp32", "fp16", "bf16"),
+        help="type of the float side (fp32, on cuda fp16)",
+    )
+    made.add_argument("--compile", action="store_true", help="time torch.compile as well")
+    made.add_argument("--gpu", metavar="NAME", help="add an estimate from its datasheet: A100-80GB")
+    made.add_argument("--top", type=positive, default=20, metavar="N", help="rows to print (20)")
+    made.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
+    _machine(made)
+
     made = verb("report", "write one self-contained HTML file about a run")
     made.add_argument("run", metavar="RUN", type=Path, help="run folder")
     made.add_argument("--recipe", metavar="FILE", help="another one than the run's")
@@ -272,6 +300,7 @@ VERBS = (
     "search",
     "export",
     "verify",
+    "bench",
     "report",
     "app",
 )
