@@ -84,6 +84,12 @@ def _passed_on(op: Op, graph: Graph, int8_tensors: set[str]) -> tuple[Status, st
 _APPLIED_BY_KERNELS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}
 
 
+def applies(graph: Graph) -> dict[str, str]:
+    """Op whose kernel applies an activation function before it rounds -> that function's op."""
+    hosts = ((op, _host(op, graph)) for op in graph.ops.values())
+    return {host.name: op.name for op, host in hosts if host is not None}
+
+
 def _host(op: Op, graph: Graph) -> Op | None:
     """The op whose kernel applies this activation, None if it is computed by itself."""
     if op.type not in _APPLIED_BY_KERNELS or len(op.reads) != 1:

@@ -191,12 +191,13 @@ def _notes(
     base: Recipe,
     graph: Graph,
 ) -> list[str]:
-    same = f", {kept} of them make the grid that was there" if kept else ""
+    same = f", {kept} of them the same as before" if kept else ""
     decisions = resolve(made, graph)
+    free = resolve(replace(made, int8=True, overrides=()), graph)
     read = {
         o.tensor
         for o in graph.operands.values()
-        if o.kind == "activation" and decisions[o.name].reason != FUSED
+        if o.kind == "activation" and free[o.name].reason != FUSED
     }
     notes = [f"Ranges taken of {len(ranges)} of {len(read | {*ranges})} tensors{same}"]
     left = [
