@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from qviz.export.compressed_tensors import joined_alike, own_weights
 from qviz.export.limits import SYMMETRIC_INT8, Limits
 from qviz.export.module_layers import KINDS, called_alike, made_by_modules
 from qviz.export.request import Request
@@ -45,6 +46,17 @@ class Format:
         return write(request)
 
 
+#: What AMCT computes in int8, of what a recipe can decide.
+AMCT_TYPES = (
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "linear",
+)
+
 #: Linear layers with a static input scale, as libraries for language models have them.
 LINEAR_INT8 = Limits(
     symmetric=True,
@@ -74,12 +86,67 @@ EXPORTERS: dict[str, Format] = {
             Limits(symmetric=True, types=tuple(KINDS), rules=(made_by_modules, called_alike)),
         ),
         Format(
+            "compressed-tensors",
+            "compressed-tensors W8A8",
+            "A Hugging Face folder with int8 linear layers and their scales; vLLM reads it",
+            "qviz.export.compressed_tensors",
+            replace(LINEAR_INT8, rules=(*LINEAR_INT8.rules, own_weights, joined_alike)),
+        ),
+        Format(
             "torchao",
             "torchao",
             "int8 weights and static input scales of linear layers, and a script that puts them "
             "into your module as Int8Tensor",
             "qviz.export.torchao",
             LINEAR_INT8,
+        ),
+        Format(
+            "aimet",
+            "AIMET encodings",
+            "The grid of every int8 activation and weight, as Qualcomm's tools read it; JSON",
+            "qviz.export.aimet",
+            Limits(alike=True),
+        ),
+        Format(
+            "amct",
+            "Huawei AMCT",
+            "Which layers are int8 and their scales: config JSON and record text",
+            "qviz.export.amct",
+            Limits(bits=(8,), types=AMCT_TYPES, whole=True),
+        ),
+        Format(
+            "tensorrt-cache",
+            "TensorRT calibration cache",
+            "One scale per activation, for TensorRT 8 to 10; TensorRT 11 no longer reads it",
+            "qviz.export.tensorrt_cache",
+            Limits(symmetric=True, bits=(8,), whole=True, alike=True),
+        ),
+        Format(
+            "ranges",
+            "Ranges as JSON",
+            "The range of every int8 activation for ONNX Runtime, OpenVINO and scripts",
+            "qviz.export.ranges_json",
+            Limits(bits=(8,), whole=True, alike=True),
+        ),
+        Format(
+            "model-explorer",
+            "Model Explorer node data",
+            "Status, sensitivity, SQNR and limits per op, to colour the graph by; measured here",
+            "qviz.export.model_explorer",
+        ),
+        Format(
+            "layers-csv",
+            "Errors per layer as CSV",
+            "Errors of every int8 op, in the columns of TFLite's quantization debugger; measured "
+            "here",
+            "qviz.export.layers_csv",
+        ),
+        Format(
+            "calibtip-csv",
+            "CalibTIP losses per layer as CSV",
+            "Accuracy and loss with each layer at 7 to 2 bits, for its integer programme; measured "
+            "here",
+            "qviz.export.calibtip",
         ),
     )
 }
