@@ -63,6 +63,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "sweep",
         "search.*",
         "tune.*",
+        "node_data",
     ),
     "edges": (
         "int8.*",
@@ -74,7 +75,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "shipped",
         "store*",
     ),
-    "pictures": ("figures*", "tables*", "report", "report_*", "node_data"),
+    "pictures": ("figures*", "tables*", "report", "report_*"),
     "session": (
         "session",
         "opening",
