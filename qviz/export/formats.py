@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from qviz.export.compressed_tensors import joined_alike, own_weights
 from qviz.export.limits import SYMMETRIC_INT8, Limits
 from qviz.export.module_layers import KINDS, called_alike, made_by_modules
 from qviz.export.request import Request
@@ -83,6 +84,13 @@ EXPORTERS: dict[str, Format] = {
             "module with nvidia-modelopt",
             "qviz.export.modelopt",
             Limits(symmetric=True, types=tuple(KINDS), rules=(made_by_modules, called_alike)),
+        ),
+        Format(
+            "compressed-tensors",
+            "compressed-tensors W8A8",
+            "A Hugging Face folder with int8 linear layers and their scales; vLLM reads it",
+            "qviz.export.compressed_tensors",
+            replace(LINEAR_INT8, rules=(*LINEAR_INT8.rules, own_weights, joined_alike)),
         ),
         Format(
             "torchao",
