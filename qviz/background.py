@@ -84,7 +84,33 @@ def search(
 
 
 def export(
-    session: Session, recipe: Recipe, folder: Path, formats: Sequence[str] = ("checkpoint",)
+    session: Session,
+    recipe: Recipe,
+    folder: Path,
+    formats: Sequence[str] = ("checkpoint",),
+    *,
+    nearest_recipe: bool = False,
 ) -> Callable[[Job], dict[str, Any]]:
-    """Write a recipe in the formats asked for, each with its parity result."""
-    return lambda job: session.export(recipe, folder, formats=formats, progress=job.tell)
+    """Write a recipe in the formats asked for; publishes a copy of the results as they come.
+
+    A format that is refused is in the result with its reason, not raised.
+    """
+
+    def work(job: Job) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+
+        def note(name: str, result: dict[str, Any]) -> None:
+            made[name] = result
+            job.publish(dict(made))
+
+        return session.export(
+            recipe,
+            folder,
+            formats=formats,
+            nearest_recipe=nearest_recipe,
+            refuse="report",
+            on_result=note,
+            progress=job.tell,
+        )
+
+    return work

@@ -88,12 +88,14 @@ def _dispatch(options: argparse.Namespace, command: Sequence[str]) -> int:
         from qviz import cli_verbs
 
         return cli_verbs.work(getattr(cli_verbs, options.verb), options, command)
-    if options.verb in ("export", "verify"):
-        from qviz import cli_checkpoint
+    if options.verb == "export":
+        from qviz.cli_checkpoint import export
 
-        if options.verb == "export":
-            return cli_checkpoint.export(options, command)
-        return cli_checkpoint.verify(options)
+        return export(options, command)
+    if options.verb == "verify":
+        from qviz.cli_verify import verify
+
+        return verify(options)
     if options.verb == "bench":
         from qviz.cli_bench import bench
 

@@ -234,6 +234,12 @@ def parser() -> Parser:
     made = verb("verify", "run an exported checkpoint against the simulation")
     made.add_argument("folder", metavar="DIR", type=Path, help="what qviz export wrote")
     made.add_argument("--evaluation", metavar="D", help=f"samples to run: {DATA}")
+    made.add_argument(
+        "--device", choices=("cpu", "cuda"), help="leave a GPU out, or insist on it (what is there)"
+    )
+    made.add_argument(
+        "--fallback", action="store_true", help="go on without what was insisted on and cannot run"
+    )
     made.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
     _pixels(made)
     _machine(made)

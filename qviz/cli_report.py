@@ -20,7 +20,8 @@ USUAL = ("{run}/export", "{run}-int8")
 
 def report(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Write the report of a run; only what the run does not know yet is measured."""
-    from qviz.reporting import NAME, gather, parity_of, write
+    from qviz.int8.certificate_file import read_certificate
+    from qviz.reporting import NAME, gather, proven, write
     from qviz.store import RunFolder
 
     RunFolder.view(options.run)
@@ -42,13 +43,17 @@ def report(options: argparse.Namespace, command: Sequence[str]) -> int:
         job = open_job(again, command, meter, folder=home, evaluates=False)
         recipe = read_recipe(recipe_file, job.session)
         usual = [Path(path.format(run=folder)) for path in USUAL]
-        checkpoint = next((p for p in usual if parity_of(p, recipe) is not None), None)
-        if named is not None and parity_of(checkpoint := named, recipe) is None:
-            raise InputError(
-                str(named),
-                "it holds no verified checkpoint of this recipe",
-                "Name a folder that qviz export wrote from it",
-            )
+        checkpoint = next((p for p in usual if proven(p, recipe).certificate is not None), None)
+        if named is not None:
+            checkpoint, known = named, proven(named, recipe)
+            if known.problem:
+                read_certificate(named)  # raises what is wrong with it
+            if known.certificate is None:
+                raise InputError(
+                    str(named),
+                    "it holds no verified checkpoint of this recipe",
+                    "Name a folder that qviz export wrote from it",
+                )
         content = gather(
             job.session, recipe, checkpoint=checkpoint, home=folder, progress=meter.tell
         )

@@ -13,6 +13,7 @@ QvizError                     base of all; ``str()`` is one line for a person
 │   ├── FormatError           a file of another tool's format that cannot be read, or a recipe
 │   │                         that a format cannot express
 │   ├── CheckpointError       an int8 checkpoint that is damaged or not ours
+│   ├── DeviceError           a GPU that is not there, too old, out of memory or lacks its compiler
 │   ├── RunFolderError        a run folder of another model or data, or not writable
 │   └── MissingExtraError     an optional dependency is not installed
 ├── ParityError               integer execution differs from the simulation     (exit code 1)
@@ -85,6 +86,10 @@ class FormatError(InputError):
 
 class CheckpointError(InputError):
     """An int8 checkpoint that is damaged or was not written by qviz."""
+
+
+class DeviceError(InputError):
+    """A device asked for that cannot be used: not there, too old, out of memory, no compiler."""
 
 
 class RunFolderError(InputError):

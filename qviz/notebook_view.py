@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from qviz import report_certificate as words
 from qviz import tables
 from qviz.calibration import CalibratorRow
 from qviz.calibrators import Candidate
 from qviz.cli_print import graph_lines
 from qviz.coverage import CoverageRow, coverage
-from qviz.digits import count, number, percent, scored, span
+from qviz.digits import number, percent, scored, span
 from qviz.evaluate import Evaluation
 from qviz.graph import Graph
 from qviz.node_data import OpNumber
@@ -28,7 +29,7 @@ from qviz.session import Session
 from qviz.tables_sensitivity import ranking_table
 
 if TYPE_CHECKING:
-    from qviz.int8.verify import Verification
+    from qviz.int8.certificate import Certificate
 
 #: Ops named in a line that can be pasted.
 WORST = 3
@@ -181,24 +182,29 @@ def session_view(session: Session) -> View:
     return View(shown.text, tuple(notes), shown.tables, shown.figure)
 
 
-def verification_view(found: Verification) -> View:
+def certificate_view(found: Certificate) -> View:
     """An int8 checkpoint against what was simulated."""
-    p = found.parity
+    values = found.to_json()
     verdict = "passed" if found.passed else "FAILED"
     text = (
-        f"Verification {verdict}: {found.metric} measured on {found.samples:,} samples is "
-        f"{found.int8:.4g} in integers, {found.simulated:.4g} simulated"
+        f"Parity certificate, {verdict}: {found.metric} measured on {found.samples:,} samples; "
+        f"{words.verdict_sentence(values)}"
     )
+    ran = [one.name for one in found.backends if one.verdict in ("passed", "failed")]
     notes = (
-        f"{p.count:,} outputs of {len(p.rows)} integer kernels compared: {p.one_step:,} off by one "
-        f"step, {p.more:,} by more.",
-        f"Weights: {count(found.float_bytes)}B in float, {count(found.int8_bytes)}B now.",
+        *(words.parity_sentence(values, name) for name in ran),
+        words.tolerance_sentence(values),
+        words.size_sentence(values),
+        words.machine_sentence(values),
     )
-    frame = pd.DataFrame(
+    backends = pd.DataFrame(
+        words.backend_rows(values), columns=[h.removesuffix("<") for h in words.heads(values)]
+    )
+    times = pd.DataFrame(
         [(one.batch, one.float_ms, one.int8_ms, one.ratio, one.threads) for one in found.latency],
         columns=["batch", "float ms", "int8 ms", "int8 / float", "threads"],
     )
-    return View(text, notes, (Table(frame),) if len(frame) else ())
+    return View(text, notes, (Table(backends), *((Table(times),) if len(times) else ())))
 
 
 Maker = Callable[[Any], View]
@@ -213,7 +219,7 @@ VIEWS: dict[tuple[str, str], Maker] = {
     ("qviz.search.skip", "SearchResult"): search_view,
     ("qviz.graph", "Graph"): graph_view,
     ("qviz.session", "Session"): session_view,
-    ("qviz.int8.verify", "Verification"): verification_view,
+    ("qviz.int8.certificate", "Certificate"): certificate_view,
     ("qviz.notebook_html", "View"): lambda shown: shown,
 }
 #: By the type of the items of a tuple.

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from qviz import report_parts as parts
+from qviz import report_proof as proof
 from qviz import report_words as words
 from qviz.errors import MissingExtraError
 from qviz.figures import CONFIG
@@ -37,7 +38,7 @@ SECTIONS = {
     "ranges": ("Ranges", parts.ranges),
     "sensitivity": ("Sensitivity", parts.sensitivity),
     "search": ("Partial quantization", parts.search),
-    "parity": ("Int8 program", parts.parity),
+    proof.NAME: (proof.TITLE, proof.certificate),
     "provenance": ("Provenance", parts.provenance),
 }
 

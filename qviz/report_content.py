@@ -118,7 +118,8 @@ class Content:
         sensitivity: an only-this ranking.
         ranked: what the ranking was measured with, in words, if not with this recipe.
         search: for the ops to leave in float.
-        parity: ``parity.json`` of the int8 checkpoint of this recipe.
+        certificate: ``certificate.json`` of the int8 checkpoint of this recipe.
+        stale: why there is a certificate that says nothing about it; "" otherwise.
         sources: model and data.
         versions: package -> version.
         created: when the report was made, UTC.
@@ -143,7 +144,8 @@ class Content:
     sensitivity: Sensitivity | None = None
     ranked: str = ""
     search: SearchResult | None = None
-    parity: Mapping[str, Any] | None = None
+    certificate: Mapping[str, Any] | None = None
+    stale: str = ""
     sources: tuple[Source, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from qviz import report_words as words
@@ -14,6 +13,7 @@ from qviz.figures_sensitivity import ranking_figure
 from qviz.recipe_diff import sentence, source
 from qviz.report_content import Content, RangeView
 from qviz.report_html import card, code, figure, folded, items, paragraph, section, table, text
+from qviz.report_proof import cards as proof_cards
 
 #: A coverage table of more ops than this is folded.
 LONG = 30
@@ -36,16 +36,7 @@ def cards(content: Content) -> str:
     share = sum(row.macs for row in able) / content.macs if content.macs else 1.0
     done = f"{percent(share)} of multiply-accumulates"
     made.append(card("Ops in int8", f"{len(able)} of {len(content.coverage)}", done))
-    parity = content.parity
-    if parity is None:
-        made.append(card("Int8 program", "not exported"))
-    else:
-        size, whole = parity["int8_bytes"], parity["float_bytes"]
-        note = f"{percent(size / max(1, whole))} of float's {count(whole)}B"
-        made.append(card("Size of weights", f"{count(size)}B", note))
-        verdict = ("passed", "good") if parity["passed"] else ("failed", "bad")
-        note = f"{parity['parity']['more']:,} outputs off by more than a step"
-        made.append(card("Int8 program", f"parity {verdict[0]}", note, verdict[1]))
+    made += proof_cards(content.certificate)
     return f'<div class="cards">{"".join(made)}</div>'
 
 
@@ -260,41 +251,6 @@ def search(content: Content) -> str:
         else "",
         folded("All points", table(heads, rows, marked=chosen), printed=True),
         tag="measured",
-    )
-
-
-def parity(content: Content) -> str:
-    """What the exported int8 program was proven to compute."""
-    found = content.parity
-    if found is None:
-        return section("parity", "Int8 program", paragraph("Not exported, so nothing is verified."))
-    return section(
-        "parity",
-        "Int8 program",
-        paragraph(words.parity_sentence(found)),
-        paragraph(words.parity_metric(found, content.metric)),
-        paragraph(words.parity_size(found)),
-        paragraph(words.parity_times(found)),
-        folded("Integer call by integer call", _calls(found), printed=True),
-        tag="measured",
-    )
-
-
-def _calls(found: Mapping[str, Any]) -> str:
-    return table(
-        ("op<", "kernel<", "output<", "outputs", "one step off", "more", "largest (steps)"),
-        (
-            (
-                row["op"],
-                row["kernel"],
-                row["output"],
-                f"{row['count']:,}",
-                f"{row['one_step']:,}",
-                f"{row['more']:,}",
-                number(row["largest"]),
-            )
-            for row in found["parity"]["rows"]
-        ),
     )
 
 

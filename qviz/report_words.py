@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from qviz.coverage import CoverageRow
 from qviz.digits import count, number, percent, scored, span
@@ -110,64 +109,6 @@ def search_sentence(found: SearchResult) -> str:
         f"interval {percent(best.low, signed=True)} to {percent(best.high, signed=True)}), "
         f"{verdict} the target of {percent(found.max_drop)}."
     )
-
-
-def parity_sentence(found: Mapping[str, Any]) -> str:
-    """Whether the int8 program computes what was simulated."""
-    p = found["parity"]
-    said = (
-        "computes what was simulated" if found["passed"] else "does NOT compute what was simulated"
-    )
-    rare = f" (1 in {count(round(1 / p['share']))})" if p["share"] else ""
-    calls = "1 integer call" if len(p["rows"]) == 1 else f"{len(p['rows'])} integer calls"
-    return (
-        f"The int8 program {said}: {calls} compared on "
-        f"{found['samples']:,} samples, {count(p['count'])} outputs, {p['one_step']:,} of them one "
-        f"step off{rare} and {p['more']:,} more than one step."
-    )
-
-
-def parity_metric(found: Mapping[str, Any], metric: Metric | None = None) -> str:
-    """The metric of the program beside that of the simulation."""
-    known = metric if metric is not None and metric.name == found["metric"] else None
-    known = known or METRICS.get(found["metric"])
-
-    def said(value: float) -> str:
-        return number(value) if known is None else scored(value, known)
-
-    text = (
-        f"{known.title if known else found['metric']}, measured: {said(found['int8'])} by the int8 "
-        f"program, {said(found['simulated'])} simulated"
-    )
-    if "float" in found["recorded"]:
-        text += f", {said(found['recorded']['float'])} by the float model at export"
-    same = found["same_class"]
-    classes = "" if same is None else f"; the same class for {percent(same)} of samples"
-    return f"{text}. SQNR of the outputs {number(found['sqnr_db'])} dB{classes}."
-
-
-def parity_size(found: Mapping[str, Any]) -> str:
-    """Size beside float's."""
-    share = found["int8_bytes"] / max(1, found["float_bytes"])
-    return (
-        f"{count(found['int8_bytes'])}B of weights and constants, {percent(share)} of float's "
-        f"{count(found['float_bytes'])}B."
-    )
-
-
-def parity_times(found: Mapping[str, Any]) -> str:
-    """Latency beside float's, on the machine that verified it."""
-    return " ".join(
-        f"Batch of {row['batch']}: {number(row['int8_ms'])} ms, {timed(row)}, medians of "
-        f"{row['runs']} runs."
-        for row in found["latency"]
-    )
-
-
-def timed(row: Mapping[str, Any]) -> str:
-    """What the latency of the int8 program is beside."""
-    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
-    return f"float {number(row['float_ms'])} ms, {threads}"
 
 
 def title(content: Content) -> str:

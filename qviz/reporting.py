@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from qviz import reproduce, run_results
 from qviz.affine import Grid
@@ -16,8 +13,8 @@ from qviz.calibrators import DEFAULT_CANDIDATES, Candidate
 from qviz.errors import InputError
 from qviz.histogram import Histogram
 from qviz.histogram_cost import ClipRange, costs
+from qviz.int8.certificate_file import Standing, standing
 from qviz.int8.checkpoint import RECIPE
-from qviz.int8.verify import PARITY
 from qviz.profiles import profile
 from qviz.progress import OnProgress
 from qviz.recipe import Recipe, TensorRange, resolve
@@ -152,6 +149,7 @@ def gather(
             ranked = "" if sensitivity is None else said
     search = search or run_results.searched(session.run)
     folder = None if checkpoint is None else Path(checkpoint)
+    known = Standing(None) if folder is None else proven(folder, recipe)
     return Content(
         name=session.graph.name,
         metric=session.metric,
@@ -168,7 +166,8 @@ def gather(
         sensitivity=sensitivity,
         ranked=ranked,
         search=search,
-        parity=None if folder is None else parity_of(folder, recipe),
+        certificate=None if known.certificate is None else known.certificate.to_json(),
+        stale=known.problem,
         sources=_sources(session),
         versions=versions() if session.run is None else session.run.manifest.versions,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -189,14 +188,13 @@ def calibrator_of(recipe: Recipe) -> str:
     return "max" if calibrator.partition(":")[0] == "fixed" else calibrator
 
 
-def parity_of(folder: Path, recipe: Recipe) -> Mapping[str, Any] | None:
-    """What verifying a checkpoint found; None unless the folder has one of exactly this recipe."""
+def proven(folder: Path, recipe: Recipe) -> Standing:
+    """What is proven about a folder; nothing unless its checkpoint is of exactly this recipe."""
     try:
         held = Recipe.from_json((folder / RECIPE).read_text(encoding="utf-8"))
-        found: Any = json.loads((folder / PARITY).read_text(encoding="utf-8"))
     except (OSError, ValueError, InputError):
-        return None
-    return found if held == recipe and isinstance(found, dict) else None
+        return Standing(None)
+    return standing(folder) if held == recipe else Standing(None)
 
 
 def worst_ranges(

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -364,6 +364,8 @@ class Session:
         *,
         formats: Sequence[str] = ("checkpoint",),
         nearest_recipe: bool = False,
+        refuse: Literal["raise", "report"] | None = None,
+        on_result: Callable[[str, dict[str, Any]], None] | None = None,
         progress: OnProgress | None = None,
     ) -> dict[str, Any]:
         """Write a recipe in the formats asked for: arguments and errors of ``qviz.export``."""
@@ -371,10 +373,8 @@ class Session:
 
         chosen = recipe.recipe if isinstance(recipe, SearchResult) else recipe
         with self._lock:
-            return export(
-                self, chosen, folder, formats=formats, nearest_recipe=nearest_recipe,
-                progress=progress,
-            )  # fmt: skip
+            return export(self, chosen, folder, formats=formats, nearest_recipe=nearest_recipe,
+                          refuse=refuse, on_result=on_result, progress=progress)  # fmt: skip
 
     def _check_target(self) -> None:
         """A relative drop needs a float score other than zero, on a scale with a zero."""

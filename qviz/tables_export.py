@@ -7,11 +7,26 @@ from typing import Any
 
 import pandas as pd
 
+from qviz import report_certificate as words
+from qviz.metrics import Metric
 from qviz.recipe_diff import Difference, called
 
 DIFFERENCES = {"what": "str", "now": "str", "before": "str"}
 FILES = {"file": "str", "bytes": "int64"}
-PARITY = {
+BACKENDS = {
+    "backend": "str",
+    "verdict": "str",
+    "value": "str",
+    "from_float": "str",
+    "from_simulated": "str",
+    "same_class": "float64",
+    "sqnr_db": "float64",
+    "count": "Int64",
+    "one_step": "Int64",
+    "more": "Int64",
+}
+CALLS = {
+    "backend": "str",
     "op": "str",
     "kernel": "str",
     "output": "str",
@@ -20,6 +35,8 @@ PARITY = {
     "more": "int64",
     "largest": "float64",
 }
+IDENTITY = {"what": "str", "name": "str", "digest": "str"}
+KERNELS = {"backend": "str", "kind": "str", "kernels": "str", "reason": "str"}
 #: What a difference without an op or a tensor is about.
 _WHOLE = {
     "profile": "profile",
@@ -49,13 +66,58 @@ def files_table(files: Mapping[str, int]) -> pd.DataFrame:
     return _frame(FILES, list(files.items()))
 
 
-def parity_table(found: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per integer call: outputs compared, how many off by one step and by more.
+def backends_table(found: Mapping[str, Any], metric: Metric | None = None) -> pd.DataFrame:
+    """One row per backend: verdict, metric and its changes, agreement with the simulation.
 
     Args:
-        found: as ``parity.json`` has it.
+        found: as ``certificate.json`` has it.
+        metric: that was measured, if it is not one of the built-in ones.
     """
-    return _frame(PARITY, [tuple(row[name] for name in PARITY) for row in found["parity"]["rows"]])
+    rows = []
+    for one in found["backends"]:
+        calls = one["calls"] or {"count": None, "one_step": None, "more": None}
+        rows.append(
+            (
+                one["title"],
+                words.verdict(one),
+                words.value(found, one["value"], metric),
+                words.changed(one["from_float"]),
+                words.changed(one["from_simulated"]),
+                one["same_class"],
+                one["sqnr_db"],
+                calls["count"],
+                calls["one_step"],
+                calls["more"],
+            )
+        )
+    return _frame(BACKENDS, rows)
+
+
+def calls_table(found: Mapping[str, Any], text: str = "", backend: str = "") -> pd.DataFrame:
+    """One row per integer call and backend, worst first: outputs compared, how many are off.
+
+    Args:
+        found: as ``certificate.json`` has it.
+        text: only ops or kernels with this in their name.
+        backend: only this one; "" is all.
+    """
+    wanted = text.strip().lower()
+    rows = [
+        tuple(row[name] for name in CALLS)
+        for row in words.calls(found)
+        if wanted in f"{row['op']} {row['kernel']}".lower() and backend in ("", row["backend"])
+    ]
+    return _frame(CALLS, rows)
+
+
+def identity_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """What a certificate is about: what, its name, its digest."""
+    return _frame(IDENTITY, words.identity_rows(found))
+
+
+def kernels_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """Which kernels each backend has chosen, by kind of op, and why."""
+    return _frame(KERNELS, words.kernels(found))
 
 
 def _frame(columns: Mapping[str, str], rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:

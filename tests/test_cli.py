@@ -172,8 +172,9 @@ def test_export_writes_a_checkpoint_that_is_verified_on_the_data_of_the_run(
 ) -> None:
     found = result(capsys, ["verify", str(exported)])
     assert found["passed"]
-    assert (found["samples"], found["parity"]["more"]) == (120, 0)
-    assert found["recorded"]["simulated"] == found["simulated"]
+    (cpu,) = (one for one in found["backends"] if one["name"] == "cpu")
+    assert (found["samples"], cpu["calls"]["more"]) == (120, 0)
+    assert found["recorded"]["simulated"] == cpu["simulated"]
 
 
 def test_verify_takes_other_data(
@@ -187,15 +188,15 @@ def test_a_failed_verification_ends_with_1_and_still_prints_what_was_found(
     exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from qviz.errors import ParityError
-    from qviz.int8.parity import Parity
+    from qviz.int8.certificate import Certificate
 
-    def fail(self: Parity) -> None:
+    def fail(self: Certificate) -> None:
         raise ParityError("stem", "is 3 steps off", "Report it")
 
-    monkeypatch.setattr(Parity, "check", fail)
+    monkeypatch.setattr(Certificate, "check", fail)
     assert main(["verify", str(exported), "--quiet"]) == 1
     captured = capsys.readouterr()
-    assert captured.out.startswith("parity ")
+    assert captured.out.startswith("certificate  passed: ")
     assert captured.err == "qviz: stem: is 3 steps off. Report it.\n"
 
 

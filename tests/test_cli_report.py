@@ -140,10 +140,10 @@ def test_the_printed_commands_do_it_again(
         assert verb == "qviz"
         assert main([*words, "--quiet"]) == 0, capsys.readouterr().err
     assert Recipe.from_json((out / "recipe.json").read_text()) == recipe
-    assert json.loads((out / "parity.json").read_text())["passed"]
+    assert json.loads((out / "certificate.json").read_text())["passed"]
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "head left in float" in page
-    assert "The int8 program computes what was simulated" in page
+    assert "Int8 on the CPU computes what was simulated" in page
 
 
 def test_the_printed_python_does_it_again(run: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -154,4 +154,4 @@ def test_the_printed_python_does_it_again(run: Path, recipe: Recipe, tmp_path: P
         exec(reproduce.snippet(options(run), file, out), {"__name__": "snippet"})
     assert said.getvalue().startswith("top1 ")
     assert Recipe.from_json((out / "recipe.json").read_text()) == recipe
-    assert json.loads((out / "parity.json").read_text())["passed"]
+    assert json.loads((out / "certificate.json").read_text())["passed"]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from fewer_samples import fewer_samples
 from streamlit.testing.v1 import AppTest
@@ -79,6 +80,12 @@ def said(found: Iterable[Any]) -> list[str]:
 
 def codes(at: AppTest) -> list[str]:
     return [one.value for one in at.code]
+
+
+def calls(at: AppTest) -> pd.DataFrame:
+    """The table of integer calls."""
+    (found,) = (frame.value for frame in at.dataframe if "largest" in frame.value)
+    return found
 
 
 @pytest.mark.usefixtures("runs")
@@ -156,13 +163,17 @@ def test_an_export_is_written_and_proven(at: AppTest, tmp_path: Path) -> None:
     finished(at, "export")
     (success,) = said(at.success)
     assert success.startswith(
-        "Parity passed. The int8 program computes what was simulated: 18 integer calls compared on "
+        "Parity passed. Int8 on the CPU computes what was simulated: 18 calls compared on "
         "400 samples"
     )
     assert [one.label for one in at.metric][:3] == ["Int8 program", "Simulation", "Size of weights"]
-    files, calls = (f.value for f in at.dataframe if "bytes" in f.value or "kernel" in f.value)
-    assert set(files["file"]) >= {"checkpoint.json", "model.safetensors", "parity.json"}
-    assert len(calls) == 18
+    (files,) = (frame.value for frame in at.dataframe if "bytes" in frame.value)
+    assert set(files["file"]) >= {"checkpoint.json", "model.safetensors", "certificate.json"}
+    (backends,) = (frame.value for frame in at.dataframe if "verdict" in frame.value)
+    assert list(backends["verdict"])[:3] == ["reference: measured at export", "reference", "passed"]
+    assert len(calls(at)) == 18
+    at.text_input(key="export_filter").set_value("conv").run()
+    assert 0 < len(calls(at)) < 18
     assert str(folder) in codes(at)
     # as the command line leaves it, so that either goes on with the other
     assert (folder / "options.json").is_file()
@@ -261,11 +272,15 @@ def test_a_folder_nobody_exported_to_holds_nothing(tmp_path: Path) -> None:
 def test_a_damaged_proof_is_none(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.json").write_text("{}")
     (tmp_path / "recipe.json").write_text("{")
-    (tmp_path / "parity.json").write_text("[]")
+    (tmp_path / "certificate.json").write_text("[]")
     found = written(tmp_path)
     assert found is not None
-    assert (found.recipe, found.parity) == (None, None)
-    assert found.files == {"checkpoint.json": 2, "parity.json": 2, "recipe.json": 1}
+    assert (found.recipe, found.certificate) == (None, None)
+    assert found.stale == (
+        f'{tmp_path / "certificate.json"}: it is no certificate: "format" is not '
+        '"qviz-certificate". Make it again with qviz verify.'
+    )
+    assert found.files == {"checkpoint.json": 2, "certificate.json": 2, "recipe.json": 1}
 
 
 def test_a_format_is_described_by_its_title_and_what_it_carries() -> None:

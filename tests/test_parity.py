@@ -12,8 +12,9 @@ from qviz.data import Batch, Data, as_data
 from qviz.errors import CheckpointError, DataError, MetricError, NotFiniteError, ParityError
 from qviz.evaluate import Evaluation
 from qviz.export import export
-from qviz.int8 import twin
+from qviz.int8 import certificate_file, twin
 from qviz.int8 import verify as verifying
+from qviz.int8.certificate import Certificate, Change
 from qviz.int8.checkpoint import save_checkpoint
 from qviz.int8.parity import Parity, ParityRow, parity
 from qviz.int8.verify import verify
@@ -96,8 +97,9 @@ def test_one_step_is_tolerated_seldom_and_not_often() -> None:
     with pytest.raises(ParityError) as caught:
         rows(200).check()
     assert str(caught.value) == (
-        "integer execution: 2.00% of all outputs are one step off the simulation, more than 0.1%. "
-        "Set QVIZ_INT8_BACKEND=exact, and see which ops differ in parity.json."
+        "integer execution: 2.00% of all outputs of the integer kernels are one step off the "
+        "simulation, more than 0.1%. Set QVIZ_INT8_BACKEND=exact, and see which ops differ in "
+        "certificate.json."
     )
 
 
@@ -117,8 +119,8 @@ def test_verify_needs_the_folder_and_data_only(folder: Path) -> None:
     found = verify(folder, data, "top1", batch_size=7, latency_batches=(1, 4))
     assert found.passed
     assert found.samples == 20
-    assert found.int8 == found.simulated
-    assert found.same_class == 1.0
+    cpu = found.backend("cpu")
+    assert (cpu.value, cpu.same_class) == (cpu.simulated, 1.0)
     assert found.recorded == {}
     assert [each.batch for each in found.latency] == [1, 4]
     assert all(each.ratio > 0 for each in found.latency)
@@ -127,18 +129,19 @@ def test_verify_needs_the_folder_and_data_only(folder: Path) -> None:
 
 def test_the_certificate_is_written_into_the_folder(folder: Path) -> None:
     found = verify(folder, labelled(make("residual CNN")), "top1", latency_batches=())
-    written = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+    written = json.loads((folder / "certificate.json").read_text(encoding="utf-8"))
     assert written == json.loads(json.dumps(found.to_json()))
     assert written["passed"] is True
-    assert written["parity"]["more"] == 0
-    assert {"op", "kernel", "exact", "one_step", "more"} <= set(written["parity"]["rows"][0])
+    (cpu,) = (one for one in written["backends"] if one["name"] == "cpu")
+    assert cpu["calls"]["more"] == 0
+    assert {"op", "kernel", "exact", "one_step", "more"} <= set(cpu["rows"][0])
 
 
 def test_without_labels_and_metric_it_is_agreement(folder: Path) -> None:
     data = as_data(torch.randn(5, 3, 16, 16), "data")
     found = verify(folder, data, latency_batches=())
     assert (found.metric, found.reference) == ("agreement", "float twin")
-    assert 0 <= found.int8 <= 1
+    assert 0 <= (found.backend("cpu").value or 0) <= 1
 
 
 def test_a_metric_of_the_users_must_be_given_again(tmp_path: Path) -> None:
@@ -157,11 +160,11 @@ def test_a_certificate_that_cannot_be_written_is_an_error(
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(verifying, "replace_file", full)
+    monkeypatch.setattr(certificate_file, "replace_file", full)
     with pytest.raises(CheckpointError) as caught:
         verify(folder, labelled(make("residual CNN")), "top1", latency_batches=())
     assert str(caught.value) == (
-        f"{folder / 'parity.json'}: it cannot be written (no space left on device). "
+        f"{folder / 'certificate.json'}: it cannot be written (no space left on device). "
         "Free some space or name another folder."
     )
 
@@ -187,10 +190,16 @@ def test_an_exported_checkpoint_agrees_with_the_number_on_the_screen(tmp_path: P
     source = session(made, data)
     shown: Evaluation = source.evaluate(made.recipe)
     result = export(source, made.recipe, tmp_path / "int8", formats=["all"])["checkpoint"]
-    verification = result["verification"]
-    assert verification["int8"] == shown.value
-    assert verification["recorded"] == {"float": shown.reference.value, "simulated": shown.value}
-    assert set(result["files"]) == {"model.safetensors", "recipe.json", "model.pt2"}
+    found = Certificate.from_json(json.dumps(result["certificate"]))
+    cpu = found.backend("cpu")
+    assert cpu.value == shown.value
+    assert found.recorded == {"float": shown.reference.value, "simulated": shown.value}
+    assert set(result["files"]) == {
+        "model.safetensors", "recipe.json", "model.pt2", "float_scores.safetensors"
+    }  # fmt: skip
+    # the change and its interval are those on the screen
+    limits = shown.interval
+    assert found.backend("simulated").from_float == Change(shown.change, limits.low, limits.high)
     assert result["kernels"]["int8 conv"] == 9
 
 
@@ -205,5 +214,5 @@ def test_an_export_that_does_not_agree_is_an_error_with_its_report_written(
     recipe: Recipe = made.recipe
     with pytest.raises(ParityError, match="head: its integer kernel is"):
         export(session(made, labelled(made)), recipe, tmp_path / "int8")
-    written = json.loads((tmp_path / "int8" / "parity.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "int8" / "certificate.json").read_text(encoding="utf-8"))
     assert written["passed"] is False

@@ -12,6 +12,7 @@ from typing import Literal
 import pytest
 import torch
 from browser_kit import PATIENCE, browser
+from certificates import example
 from plotly.offline import get_plotlyjs
 
 from qviz.affine import Grid
@@ -24,44 +25,15 @@ from qviz.metrics import METRICS
 from qviz.recipe import Recipe, TensorRange
 from qviz.recipe_diff import differences
 from qviz.report import html
+from qviz.report_certificate import parity_sentence
 from qviz.report_content import Content, Measured, RangeView, Source
-from qviz.report_words import changed, covered, decided, exclude, headline, parity_sentence, ranged
+from qviz.report_words import changed, covered, decided, exclude, headline, ranged
 from qviz.search.skip import SearchResult
 from qviz.sensitivity import Sensitivity
 
 PLAIN = Recipe(calibrator="mse", ranges=(TensorRange("x", -2.0, 2.0, "mse"),))
 MEASURED = Measured(0.9, 0.92, -0.0217, Interval(-0.03, -0.01), 0.5, "kl", 12, 2000)
-PARITY = {
-    "passed": True,
-    "samples": 2000,
-    "metric": "top1",
-    "int8": 0.9,
-    "simulated": 0.9,
-    "recorded": {"float": 0.92},
-    "same_class": 1.0,
-    "sqnr_db": 140.0,
-    "int8_bytes": 250_000,
-    "float_bytes": 1_000_000,
-    "latency": [{"batch": 1, "int8_ms": 2.0, "float_ms": 4.0, "runs": 9, "threads": 1}],
-    "parity": {
-        "count": 4_000_000,
-        "one_step": 4,
-        "more": 0,
-        "share": 1e-6,
-        "rows": [
-            {
-                "op": "conv",
-                "kernel": "conv",
-                "output": "codes",
-                "count": 4_000_000,
-                "exact": 3_999_996,
-                "one_step": 4,
-                "more": 0,
-                "largest": 1.0,
-            }
-        ],
-    },
-}
+CERTIFICATE = example().to_json()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +65,7 @@ def content(view: RangeView, ranking: Sensitivity, found: SearchResult) -> Conte
         calibration_samples=40,
         sensitivity=ranking,
         search=found,
-        parity=PARITY,
+        certificate=CERTIFICATE,
         sources=(Source("model", "net.pt2", "abc"), Source("evaluation data", "val", "def", 2000)),
         versions={"torch": "2.13.0"},
         created="2026-01-01 00:00 UTC",
@@ -177,17 +149,17 @@ def test_every_section_is_there_in_order(content: Content) -> None:
         "Ranges",
         "Sensitivity",
         "Partial quantization",
-        "Int8 program",
+        "Parity certificate",
         "Provenance",
     ]
 
 
 def test_what_was_not_measured_is_left_out_or_said(content: Content) -> None:
     less = replace(
-        content, measured=None, calibrators={}, sensitivity=None, search=None, parity=None
+        content, measured=None, calibrators={}, sensitivity=None, search=None, certificate=None
     )
     page = Page(html(less))
-    assert page.titles == ["Recipe", "Coverage", "Ranges", "Int8 program", "Provenance"]
+    assert page.titles == ["Recipe", "Coverage", "Ranges", "Parity certificate", "Provenance"]
     assert "Not measured: there are no evaluation data." in page.text
     assert "Not exported, so nothing is verified." in page.text
 
@@ -199,7 +171,7 @@ def test_estimated_and_measured_sections_say_so(content: Content) -> None:
         ("Ranges", "estimated"),
         ("Sensitivity", "measured"),
         ("Partial quantization", "measured"),
-        ("Int8 program", "measured"),
+        ("Parity certificate", "measured"),
     ]
 
 
@@ -260,10 +232,29 @@ def test_the_exclude_list_can_be_pasted(ranking: Sensitivity) -> None:
 
 
 def test_parity_is_a_sentence() -> None:
-    assert parity_sentence(PARITY) == (
-        "The int8 program computes what was simulated: 1 integer call compared on 2,000 samples, "
+    assert parity_sentence(CERTIFICATE) == (
+        "Int8 on the CPU computes what was simulated: 1 call compared on 2,000 samples, "
         "4.00 M outputs, 4 of them one step off (1 in 1.00 M) and 0 more than one step."
     )
+
+
+def test_the_certificate_is_a_table_of_backends_with_what_it_is_about(content: Content) -> None:
+    said = Page(html(content)).text
+    for part in (
+        "int8 on the CPU",
+        "not run: PyTorch finds no GPU that it can use",
+        "Tolerance: no output more than one step off, at most 0.100 % of all outputs one step off",
+        "avx512_vnni",
+        "H100 (compute capability 9.0, driver 570.1, CUDA 12.8)",
+        "89ab",
+    ):
+        assert part in said
+
+
+def test_a_certificate_of_other_files_is_said_and_not_shown(content: Content) -> None:
+    page = Page(html(replace(content, certificate=None, stale="certificate.json: of other files.")))
+    assert "certificate.json: of other files." in page.text
+    assert "Tolerance" not in page.text
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

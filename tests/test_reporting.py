@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from certificates import example
 from torch import Tensor, nn
 
 import qviz
 from qviz import reproduce, run_results
 from qviz.errors import InputError, RunFolderError
+from qviz.int8.certificate_file import write_certificate
 from qviz.int8.checkpoint import RECIPE
-from qviz.int8.verify import PARITY
 from qviz.progress import Progress
 from qviz.recipe import Recipe
 from qviz.report_content import Measured
-from qviz.reporting import default_of, gather, parity_of, write_report
+from qviz.reporting import default_of, gather, proven, write_report
 from qviz.session import Session
 
 
@@ -152,13 +153,18 @@ def test_the_default_is_all_int8_with_the_recipes_calibrator(session: Session) -
 
 def test_a_proof_counts_only_for_the_recipe_it_was_made_of(tmp_path: Path) -> None:
     recipe = Recipe().skip("fc")
-    assert parity_of(tmp_path, recipe) is None
+    assert proven(tmp_path, recipe).certificate is None
     (tmp_path / RECIPE).write_text(recipe.to_json())
-    (tmp_path / PARITY).write_text(json.dumps({"passed": True}))
-    assert parity_of(tmp_path, recipe) == {"passed": True}
-    assert parity_of(tmp_path, Recipe()) is None
-    (tmp_path / PARITY).write_text("{")
-    assert parity_of(tmp_path, recipe) is None
+    files = {RECIPE: hashlib.sha256((tmp_path / RECIPE).read_bytes()).hexdigest()}
+    made = example()
+    made = replace(made, subject=replace(made.subject, files=files))
+    write_certificate(tmp_path, made)
+    assert proven(tmp_path, recipe).certificate == made
+    assert proven(tmp_path, Recipe()).certificate is None
+    (tmp_path / RECIPE).write_text(recipe.to_json() + "\n")
+    found = proven(tmp_path, recipe)
+    assert found.certificate is None
+    assert "recipe.json has changed since" in found.problem
 
 
 def test_a_report_is_written_into_the_run_folder(session: Session) -> None:

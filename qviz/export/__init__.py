@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qviz.errors import FormatError, InputError, MissingExtraError, ParityError, QvizError
 from qviz.export.formats import EXPORTERS, Exporter, Format
@@ -32,6 +32,8 @@ __all__ = [
 
 #: The format that lies in the folder itself; each other has a folder of its name in it.
 CHECKPOINT = "checkpoint"
+#: Told a format's name and what became of it.
+OnResult = Callable[[str, dict[str, Any]], None]
 
 
 def export(
@@ -41,6 +43,8 @@ def export(
     *,
     formats: Sequence[str] = (CHECKPOINT,),
     nearest_recipe: bool = False,
+    refuse: Literal["raise", "report"] | None = None,
+    on_result: OnResult | None = None,
     progress: OnProgress | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Write a recipe in one or more formats.
@@ -54,11 +58,16 @@ def export(
             installed.
         nearest_recipe: where a format cannot express the recipe, write the nearest one that it
             can; what was changed is in the result.
+        refuse: whether a format that cannot express the recipe, or needs a package that is not
+            installed, is raised or reported in its result; None raises unless it is ``all``.
+        on_result: told of each format as soon as it is done: its name and result. The checkpoint
+            comes last, so that its certificate covers what lies beside it.
         progress: told how far it is.
 
     Returns:
         By format, what was written and how it compares with the simulation; plain values. Of a
-        format that ``all`` had to leave out, ``refused`` says why.
+        format that was left out, ``refused`` says why; of one that failed (which is raised, so
+        only ``on_result`` sees it), ``failed``.
 
     Raises:
         InputError: a format is not known.
@@ -66,7 +75,7 @@ def export(
         MissingExtraError: a format asked for by name needs a package that is not installed.
         CheckpointError: the folder cannot be written.
         ParityError: integer execution differs from the simulation; the files are there all the
-            same, with the report in ``parity.json``.
+            same, with what was found in ``certificate.json``.
 
     Whatever is raised is raised when all other formats are written.
     """
@@ -74,7 +83,8 @@ def export(
     requests: dict[Recipe, Request] = {}
     made: dict[str, dict[str, Any]] = {}
     failures: list[QvizError] = []
-    for name in names:
+    lenient = refuse == "report" or (refuse is None and "all" in formats)
+    for name in sorted(names, key=lambda each: each == CHECKPOINT):
         form = EXPORTERS[name]
         try:
             fit = nearest(source.graph, recipe, form.limits)
@@ -89,14 +99,17 @@ def export(
             if fit.changes:
                 made[name]["changed"] = [str(change) for change in fit.changes]
         except (FormatError, MissingExtraError) as refusal:
-            if "all" not in formats:
+            if not lenient:
                 failures.append(refusal)
             made[name] = {"refused": str(refusal)}
         except (InputError, ParityError) as failure:
             failures.append(failure)
+            made[name] = {"failed": str(failure)}
+        if on_result is not None:
+            on_result(name, made[name])
     if failures:
         raise failures[0]
-    return made
+    return {name: made[name] for name in names}
 
 
 def chosen_formats(formats: Sequence[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ def export(request: Request) -> dict[str, Any]:
     """Write the checkpoint into ``request.folder`` and verify it there.
 
     Returns:
-        Files with their sizes, ops by kernel, and the verification.
+        Files with their sizes, ops by kernel, and the certificate.
 
     Raises:
         RecipeError: the recipe's profile has no integer kernels.
@@ -24,7 +24,9 @@ def export(request: Request) -> dict[str, Any]:
         ParityError: integer execution differs from the simulation.
     """
     lowered = lower(request.graph, request.recipe, request.simulator)
-    save_checkpoint(lowered, request.folder, origin=request.origin)
+    save_checkpoint(
+        lowered, request.folder, origin=request.origin, float_scores=request.float_scores
+    )
     measure = request.metric
     if measure.needs_labels and not request.data.labelled:
         measure = METRICS["agreement"]
@@ -38,5 +40,5 @@ def export(request: Request) -> dict[str, Any]:
         "folder": str(request.folder),
         "files": {name: entry["bytes"] for name, entry in files.items()},
         "kernels": kernels,
-        "verification": found.to_json(),
+        "certificate": found.to_json(),
     }

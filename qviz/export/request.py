@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from qviz.data import Data
@@ -73,6 +73,8 @@ class Request:
         origin: model, data and metric as a manifest records them; plain values.
         progress: told how far it is.
         model: as its author made it, for formats that address its modules; None if unknown.
+        float_scores: ``[n]``, what the float model scores on each sample of the evaluation data by
+            this metric; None if that is not known, or says nothing (a comparison with itself).
     """
 
     graph: Graph
@@ -84,6 +86,7 @@ class Request:
     origin: Mapping[str, Any]
     progress: OnProgress | None = None
     model: nn.Module | ExportedProgram | None = None
+    float_scores: Tensor | None = None
 
 
 def make_request(
@@ -91,6 +94,7 @@ def make_request(
 ) -> Request:
     """The request for a source; measures the recipe if there is evaluation data."""
     measured = None if source.evaluation_data is None else source.evaluate(recipe)
+    scores = None if measured is None else measured.reference.per_sample
     origin = {
         "model": {
             "name": source.model.name,
@@ -117,6 +121,7 @@ def make_request(
         origin=origin,
         progress=progress,
         model=source.model.model,
+        float_scores=None if source.metric.needs_reference else scores,
     )
 
 

@@ -6,8 +6,10 @@
       recipe.json         the decision (schema: qviz/schemas/recipe.schema.json)
       model.pt2           the program, weights included: torch.export.load needs only
                           ``import qviz.int8.pool`` for the integer operators
+      float_scores.safetensors  what the float model scored on each sample of the evaluation data,
+                          to compare with on the same samples (only if it was measured)
       checkpoint.json     what is what: ops, kernels, scales, origin, digests of the files
-      parity.json         what ``verify`` found (verify.py)
+      certificate.json    what ``verify`` found (certificate.py)
 
 ``load_checkpoint`` gives a module that takes and gives what the model did.
 """
@@ -42,12 +44,17 @@ from qviz.rewrite import get_attr
 WEIGHTS = "model.safetensors"
 PROGRAM = "model.pt2"
 RECIPE = "recipe.json"
+FLOAT_SCORES = "float_scores.safetensors"
 
 EPILOGUE = "acc * (x_scale * weight_scale) + bias (+ residual) (activation) (round to codes)"
 
 
 def save_checkpoint(
-    lowered: Lowered, folder: str | Path, *, origin: Mapping[str, Any] | None = None
+    lowered: Lowered,
+    folder: str | Path,
+    *,
+    origin: Mapping[str, Any] | None = None,
+    float_scores: Tensor | None = None,
 ) -> None:
     """Write a checkpoint.
 
@@ -55,6 +62,7 @@ def save_checkpoint(
         lowered: the integer program.
         folder: made if it is not there; files of an older checkpoint in it are replaced.
         origin: what the manifest records beside: model, data, metric. JSON values.
+        float_scores: ``[n]``, what the float model scores on each sample of the evaluation data.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -70,6 +78,8 @@ def save_checkpoint(
         RECIPE: lowered.recipe.to_json().encode(),
         PROGRAM: buffer.getvalue(),
     }
+    if float_scores is not None:
+        files[FLOAT_SCORES] = to_safetensors({"scores": float_scores.detach().cpu().contiguous()})
     write_folder(Path(folder), files, {**_manifest(lowered, program), **(origin or {})})
 
 

@@ -86,14 +86,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         reason = "it is a file, not a folder" if folder.exists() else "there is no such folder"
         raise CheckpointError(str(folder), reason, "Name a folder that qviz export wrote")
-    if not path.is_file():
+    try:
+        found: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
         raise CheckpointError(
             str(folder),
             f"it is no checkpoint, or writing it was interrupted: {MANIFEST} is missing",
             "Name a folder that qviz export wrote, or export again",
-        )
-    try:
-        found: Any = json.loads(path.read_bytes())
+        ) from None
     except ValueError:
         raise CheckpointError(str(path), "it is damaged: not JSON", EXPORT_AGAIN) from None
     except OSError as failure:
@@ -130,6 +130,19 @@ def check_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
         raise CheckpointError(
             str(path), f"it is damaged: {size} bytes instead of {listed.get('bytes')}", EXPORT_AGAIN
         )
+    if sha256(path) != listed.get("sha256"):
+        raise CheckpointError(
+            str(path), f"it is damaged: its sha256 is not the one in {MANIFEST}", EXPORT_AGAIN
+        )
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's contents.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -138,8 +151,4 @@ def check_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
     except OSError as failure:
         why = (failure.strerror or type(failure).__name__).lower()
         raise CheckpointError(str(path), f"it cannot be read ({why})", EXPORT_AGAIN) from failure
-    if digest.hexdigest() != listed.get("sha256"):
-        raise CheckpointError(
-            str(path), f"it is damaged: its sha256 is not the one in {MANIFEST}", EXPORT_AGAIN
-        )
-    return path
+    return digest.hexdigest()

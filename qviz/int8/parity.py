@@ -2,13 +2,13 @@
 
 Outputs of deep networks cannot be compared with a tolerance: one rounding that falls the other way
 grows with depth. So the *simulated* values travel through the program, and beside every ``qviz::``
-call its integer kernel runs on the same inputs. Their outputs may differ by one step of the
-output's grid where a sum lies next to a tie, and by no more.
+call the integer kernel of each backend runs on the same inputs. Their outputs may differ by one
+step of the output's grid where a sum lies next to a tie, and by no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,24 @@ MOST_ONE_STEP = 1e-3
 #: A float output counts as equal within this part of an int8 step over its range: sums of floats
 #: are rounded at every addition, integer sums are not.
 EQUAL = 0.02
+#: Why not zero; a certificate says so.
+REASON = (
+    "The simulation sums floats and rounds at every addition, a kernel sums integers and rounds "
+    "once, and one engine divides by a scale where another multiplies by its inverse: a sum that "
+    "lies next to a tie may fall one step to the other side, nothing may fall further. Every call "
+    "gets the simulated codes as input, so that a flipped rounding is counted once and does not "
+    "grow with depth."
+)
+#: Runs one call of the program: ``(node, arguments, keyword arguments)``; the result on the CPU.
+Call = Callable[[fx.Node, tuple[Any, ...], Mapping[str, Any]], Tensor]
+CPU = "cpu"
+CPU_CURE = "Set QVIZ_INT8_BACKEND=exact"
+
+
+def call_here(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The call as PyTorch dispatches it: on the CPU, for inputs that lie there."""
+    made: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    return made
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class ParityRow:
 
 @dataclass(frozen=True)
 class Parity:
-    """All integer calls of a program against the simulation.
+    """All integer calls of a program against the simulation, on one backend.
 
     Attributes:
         rows: one per call, in execution order.
@@ -86,8 +104,12 @@ class Parity:
         """Nothing off by more than one step, and next to nothing by one."""
         return self.more == 0 and self.share <= MOST_ONE_STEP
 
-    def check(self) -> None:
+    def check(self, kernel: str = "integer kernel", cure: str = CPU_CURE) -> None:
         """Raise what is wrong.
+
+        Args:
+            kernel: what the backend calls its kernels.
+            cure: what may help.
 
         Raises:
             ParityError: an op is off by more than one step, or too many outputs by one.
@@ -96,16 +118,16 @@ class Parity:
         if self.more and worst is not None:
             raise ParityError(
                 worst.op,
-                f"its integer kernel is {worst.largest:.3g} steps off the simulation "
+                f"its {kernel} is {worst.largest:.3g} steps off the simulation "
                 f"({worst.more} of {worst.count} outputs are off by more than one)",
-                "Set QVIZ_INT8_BACKEND=exact, and report the op: its kernel is wrong here",
+                f"{cure}, and report the op: its kernel is wrong here",
             )
         if not self.passed:
             raise ParityError(
                 "integer execution",
-                f"{self.share:.2%} of all outputs are one step off the simulation, "
-                f"more than {MOST_ONE_STEP:.1%}",
-                "Set QVIZ_INT8_BACKEND=exact, and see which ops differ in parity.json",
+                f"{self.share:.2%} of all outputs of the {kernel}s are one step off the "
+                f"simulation, more than {MOST_ONE_STEP:.1%}",
+                f"{cure}, and see which ops differ in certificate.json",
             )
 
 
@@ -147,20 +169,29 @@ class _Tally:
 
 
 class Comparison:
-    """Runs a program in simulated arithmetic and its kernels beside it.
+    """Runs a program in simulated arithmetic and the kernels of all backends beside it.
 
     Args:
         module: a lowered module or the module of a loaded checkpoint.
         names: node name of each ``qviz::`` call -> name of its op.
+        backends: name -> how it runs one call; None is the CPU alone.
     """
 
-    def __init__(self, module: fx.GraphModule, names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        names: Mapping[str, str],
+        backends: Mapping[str, Call] | None = None,
+    ) -> None:
         self.module = module
+        self._backends = {CPU: call_here} if backends is None else dict(backends)
         self._weights: dict[tuple[int, bool], Tensor] = {}
+        nodes = [
+            n for n in module.graph.nodes if n.op == "call_function" and twin.is_integer_call(n)
+        ]
         self._tallies = {
-            n.name: _Tally(names.get(n.name, n.name), twin.kernel_of(n))
-            for n in module.graph.nodes
-            if n.op == "call_function" and twin.is_integer_call(n)
+            backend: {n.name: _Tally(names.get(n.name, n.name), twin.kernel_of(n)) for n in nodes}
+            for backend in self._backends
         }
 
     def run(self, batch: Batch) -> list[Any]:
@@ -170,7 +201,7 @@ class Comparison:
         return list(made)
 
     def call(self, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        """One call both ways; the simulated result."""
+        """One call in every way; the simulated result."""
         kernel = twin.kernel_of(node)
         a = twin.bound(node.target, args, kwargs)
         weight = a.get("weight")
@@ -182,13 +213,13 @@ class Comparison:
                 )
             weight = self._weights[key]
         wanted = twin.simulated(kernel, a, weight)
-        real: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
-        self._tallies[node.name].add(real, wanted)
+        for name, backend in self._backends.items():
+            self._tallies[name][node.name].add(backend(node, args, kwargs), wanted)
         return wanted
 
-    def result(self) -> Parity:
-        """What was found so far."""
-        return Parity(tuple(t.row() for t in self._tallies.values()))
+    def result(self, backend: str = CPU) -> Parity:
+        """What was found so far about one backend."""
+        return Parity(tuple(t.row() for t in self._tallies[backend].values()))
 
 
 class _Walk(fx.Interpreter):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qviz.errors import QvizError
+from qviz.int8.certificate_file import standing
 from qviz.int8.checkpoint import RECIPE
 from qviz.int8.folder import MANIFEST
-from qviz.int8.verify import PARITY
 from qviz.recipe import Recipe
 
 #: Files listed of a folder.
@@ -41,13 +40,16 @@ class Written:
         files: name -> bytes.
         runs: whether there is an int8 program, which can be verified.
         recipe: that it was made from, None if that cannot be read.
-        parity: what verifying it found, as ``parity.json`` has it; None if it is not verified.
+        certificate: what verifying it found, as ``certificate.json`` has it; None if there is none
+            that is true for these files.
+        stale: why there is one that is not; "" otherwise.
     """
 
     files: dict[str, int]
     runs: bool
     recipe: Recipe | None
-    parity: dict[str, Any] | None
+    certificate: dict[str, Any] | None
+    stale: str
 
 
 def target(text: str, run: Path) -> Target:
@@ -110,7 +112,9 @@ def written(folder: Path, *, sure: bool = False) -> Written | None:
         }
     except OSError:
         return None
-    return Written(files, runs, _recipe(folder / RECIPE), _parity(folder / PARITY))
+    found = standing(folder)
+    known = None if found.certificate is None else found.certificate.to_json()
+    return Written(files, runs, _recipe(folder / RECIPE), known, found.problem)
 
 
 def _recipe(path: Path) -> Recipe | None:
@@ -118,11 +122,3 @@ def _recipe(path: Path) -> Recipe | None:
         return Recipe.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, QvizError):
         return None
-
-
-def _parity(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "parity" in found else None

@@ -11,9 +11,8 @@ from typing import Any
 
 import streamlit as st
 
-from qviz import background, report_words
+from qviz import background
 from qviz.cli_remember import OPTIONS
-from qviz.digits import count, number, percent, scored
 from qviz.export import EXPORTERS
 from qviz.int8.verify import verify
 from qviz.jobs import Job
@@ -21,14 +20,19 @@ from qviz.metrics import METRICS
 from qviz.recipe import Recipe
 from qviz.recipe_diff import differences
 from qviz.session import Session
-from qviz.tables_export import files_table, parity_table
+from qviz.tables_export import files_table
+from qviz.ui import export_formats, jobs_view
 from qviz.ui import export_words as words
-from qviz.ui import jobs_view
+from qviz.ui.export_certificate import certificate
 from qviz.ui.export_folder import Target, Written, target, written
 from qviz.ui.workspace import Workspace
 
 #: Folder in the run folder that is offered.
 OFFERED = "export"
+#: Formats named in the title of a job; of more, the number.
+NAMED = 3
+#: What of a format's result the page shows in other ways.
+SHOWN = ("folder", "files", "certificate", "kernels", "changed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +47,7 @@ def choose(workspace: Workspace) -> tuple[tuple[str, ...], Target]:
     """The formats and the folder that the page says, and the button that writes."""
     st.subheader("Write")
     run = _run(workspace)
-    formats = st.pills(
-        "Formats",
-        list(EXPORTERS),
-        selection_mode="multi",
-        default=next(iter(EXPORTERS)),
-        key="export_formats",
-        persist_state="session",
-    )
-    for name in formats:
-        st.caption(words.about(EXPORTERS[name]))
+    formats, near = export_formats.choose(workspace)
     typed = st.text_input(
         "Folder",
         workspace.export_folder or str(run / OFFERED),
@@ -75,22 +70,26 @@ def choose(workspace: Workspace) -> tuple[tuple[str, ...], Target]:
         shortcut="Ctrl+Enter",
         disabled=found.error is not None or not formats or _busy(workspace),
         on_click=start,
-        args=(workspace, found.path, tuple(formats)),
+        args=(workspace, found.path, formats),
+        kwargs={"near": near},
     )
-    return tuple(formats) or (next(iter(EXPORTERS)),), found
+    return formats or (next(iter(EXPORTERS)),), found
 
 
-def start(workspace: Workspace, folder: Path, formats: Sequence[str]) -> None:
+def start(
+    workspace: Workspace, folder: Path, formats: Sequence[str], *, near: bool = False
+) -> None:
     """Export the draft; for callbacks."""
     session, recipe = workspace.opened.session, workspace.recipe
-    work = _work(session, recipe, folder, formats)
-    workspace.submit("export", f"export {', '.join(formats)}", work)
+    write = background.export(session, recipe, folder, formats, nearest_recipe=near)
+    work = _work(session, recipe, folder, write)
+    title = ", ".join(formats) if len(formats) <= NAMED else f"{len(formats)} formats"
+    workspace.submit("export", f"export {title}", work)
 
 
 def _work(
-    session: Session, recipe: Recipe, folder: Path, formats: Sequence[str]
+    session: Session, recipe: Recipe, folder: Path, write: Callable[[Job], dict[str, Any]]
 ) -> Callable[[Job], Made]:
-    write = background.export(session, recipe, folder, formats)
 
     def work(job: Job) -> Made:
         try:
@@ -145,19 +144,31 @@ def result(workspace: Workspace, folder: Path) -> None:
     )
     _same_recipe(workspace, found)
     for name, told in made.formats.items() if made is not None else ():
-        if "verification" not in told:  # the one that has is shown in words
-            with st.expander(f"What {name} reports"):
-                st.json(told)
+        _told(name, told)
     if not found.runs:
         return
-    _proven(workspace, found)
+    certificate(workspace, found)
     st.button(
-        "Verify" if found.parity is None else "Verify again",
+        "Verify" if found.certificate is None else "Verify again",
         key="export_verify",
         help=words.VERIFY_HELP,
         on_click=verify_again,
         args=(workspace, folder),
     )
+
+
+def _told(name: str, told: dict[str, Any]) -> None:
+    """What became of one format: refused, changed, or what it reports beside its files."""
+    if "refused" in told:
+        st.warning(words.plain(f"{name} not written: {told['refused']}"))
+        return
+    if changes := told.get("changed"):
+        said = "; ".join(changes)
+        st.info(words.plain(f"{name} holds the nearest recipe that it can express: {said}."))
+    rest = {key: value for key, value in told.items() if key not in SHOWN}
+    if rest:
+        with st.expander(f"What {name} reports"):
+            st.json(rest)
 
 
 def _made(workspace: Workspace, folder: Path) -> Made | None:
@@ -172,44 +183,6 @@ def _same_recipe(workspace: Workspace, found: Written) -> None:
     texts = [one.text for one in differences(workspace.recipe, found.recipe)]
     more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
     st.info(words.plain(f"The draft has changed since: {'; '.join(texts[:3])}{more}."))
-
-
-def _proven(workspace: Workspace, found: Written) -> None:
-    parity = found.parity
-    if parity is None:
-        st.warning("Not verified yet: nothing is known about what the int8 program computes.")
-        return
-    said = words.plain(report_words.parity_sentence(parity))
-    if parity["passed"]:
-        st.success(f"Parity passed. {said}")
-    else:
-        st.error(f"Parity failed. {said}")
-    metric = workspace.opened.session.metric
-    metric = metric if metric.name == parity["metric"] else METRICS.get(parity["metric"], metric)
-    share = percent(parity["int8_bytes"] / max(1, parity["float_bytes"]))
-    numbers = [
-        ("Int8 program", scored(parity["int8"], metric), f"{metric.title}, measured"),
-        ("Simulation", scored(parity["simulated"], metric), f"{metric.title}, measured"),
-        ("Size of weights", f"{count(parity['int8_bytes'])}B", f"{share} of float"),
-    ]
-    numbers += [
-        (f"Batch of {row['batch']}", f"{number(row['int8_ms'])} ms", report_words.timed(row))
-        for row in parity["latency"]
-    ]
-    with st.container(horizontal=True):
-        for title, value, note in numbers:
-            with st.container(width=165, gap=None):
-                st.metric(title, value)
-                st.caption(note)
-    st.caption(words.plain(report_words.parity_metric(parity, metric)))
-    with st.expander(f"All {len(parity['parity']['rows'])} integer calls"):
-        st.dataframe(
-            parity_table(parity),
-            column_config=words.PARITY_COLUMNS,
-            hide_index=True,
-            width="stretch",
-            alt="Integer calls against the simulation",
-        )
 
 
 def _run(workspace: Workspace) -> Path:
