@@ -68,6 +68,7 @@ _ROWS: tuple[Importer, ...] = (
     Importer("recipe", "qviz recipe", "qviz.export.import_qviz"),
     Importer("aimet", "AIMET encodings", "qviz.export.import_aimet"),
     Importer("amct", "Huawei AMCT record or config", "qviz.export.import_amct"),
+    Importer("modelopt", "NVIDIA Model Optimizer amax", "qviz.export.import_modelopt"),
     Importer("tensorrt-cache", "TensorRT calibration cache", "qviz.export.import_tensorrt_cache"),
     Importer("ranges", "Ranges as JSON (ONNX Runtime, qviz)", "qviz.export.import_ranges"),
 )
