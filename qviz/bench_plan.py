@@ -52,8 +52,8 @@ class Prices:
         estimated: from a datasheet.
         float_type: of an op left in float.
         batch: samples per run.
-        int8_us: the whole model, everything int8.
-        float_us: the whole model in float.
+        int8_us: the whole model, everything int8: the sum over its calls.
+        float_us: the whole model in float, likewise.
         kernels: rows of the integer kernels, by the op that gives them their name.
         borders: by name of the tensor.
         slower: rows of ops that are slower in int8.
@@ -96,8 +96,10 @@ class Prices:
             estimated=bench.estimated,
             float_type=bench.float_type,
             batch=chosen,
-            int8_us=bench.time(chosen, "int8").us,
-            float_us=bench.time(chosen, f"float {bench.float_type}").us,
+            # not the time of the whole: what is added to it has to be of the same kind, and a
+            # short time is less often one during which something else ran
+            int8_us=sum(row.int8_us for row in rows),
+            float_us=sum(row.float_us for row in rows),
             kernels=kernels,
             borders=borders,
             slower=tuple(row for row in bench.slower if row.batch == chosen),
@@ -279,21 +281,21 @@ class Measured(Protocol):
 
 def marks(
     prices: Prices,
-    points: Mapping[frozenset[str], Measured],
+    points: Sequence[tuple[Collection[str], Measured]],
     *,
-    current: frozenset[str] | None = None,
-    labels: Mapping[frozenset[str], str] | None = None,
+    current: int | None = None,
+    labels: Sequence[str] = (),
 ) -> tuple[LatencyMark, ...]:
     """Measured recipes with their latency, in the order given; the front marked.
 
     Args:
         prices: of the recipe with everything int8.
-        points: ops left in float -> what was measured.
-        current: ops that the recipe being edited leaves in float.
-        labels: where points come from.
+        points: ops left in float, and what was measured.
+        current: place of the recipe that is being edited.
+        labels: where each point comes from.
     """
-    times = [prices.latency(ops) for ops in points]
-    front = pareto([(p.drop, us) for p, us in zip(points.values(), times, strict=True)])
+    times = [prices.latency(ops) for ops, _ in points]
+    front = pareto([(point.drop, us) for (_, point), us in zip(points, times, strict=True)])
     return tuple(
         LatencyMark(
             ops=len(ops),
@@ -301,12 +303,12 @@ def marks(
             low=point.low,
             high=point.high,
             us=times[key],
-            label=(labels or {}).get(ops, ""),
-            current=ops == current,
+            label=labels[key] if labels else "",
+            current=key == current,
             front=front[key],
             key=key,
         )
-        for key, (ops, point) in enumerate(points.items())
+        for key, (ops, point) in enumerate(points)
     )
 
 

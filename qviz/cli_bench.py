@@ -166,7 +166,9 @@ def _plan(
     effect = effects([] if known is None else [known])
     ops = tuple(choice.operands)
     rows = trades(prices, session.graph, ops, effect, anchor, drops)
-    return rows, marks(prices, points, current=frozenset(choice.ops))
+    places, now = list(points), frozenset(choice.ops)
+    current = places.index(now) if now in points else None
+    return rows, marks(prices, list(points.items()), current=current)
 
 
 def _points(session: Session, choice: Choice) -> dict[frozenset[str], SkipPoint]:

@@ -19,6 +19,7 @@ CHOICES = {
     "tied": "str",
     "macs_percent": "float64",
     "size_kb": "float64",
+    "extra_us": "float64",
     "note": "str",
 }
 POINTS = {
@@ -52,6 +53,8 @@ class ChoiceRow:
         macs: share of the model's multiply-accumulates.
         size: bytes of its weights and biases in float.
         note: what is special about it.
+        extra_us: what leaving its op, and nothing else, in float adds to the latency, in
+            microseconds; None if nothing is known.
     """
 
     name: str
@@ -63,6 +66,7 @@ class ChoiceRow:
     macs: float
     size: int
     note: str
+    extra_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ def choices_table(rows: Sequence[ChoiceRow]) -> pd.DataFrame:
     """One row per op or operand, in the order given.
 
     Columns: ``share_percent`` is of the summed divergence, ``known`` says measured or estimated,
-    ``macs_percent`` is of the whole model, ``size_kb`` of weights and biases in float.
+    ``macs_percent`` is of the whole model, ``size_kb`` of weights and biases in float,
+    ``extra_us`` what leaving the row's op in float adds to the latency.
     """
     total = sum(max(0.0, row.divergence or 0.0) for row in rows)
     return _frame(
@@ -125,6 +130,7 @@ def choices_table(rows: Sequence[ChoiceRow]) -> pd.DataFrame:
                 "" if row.tied is None else f"≈ {row.tied + 1}",
                 100 * row.macs,
                 row.size / 1000,
+                _or_none(row.extra_us),
                 row.note,
             )
             for row in rows

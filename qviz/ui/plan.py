@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from qviz.ui import plan_know, plan_words
+from qviz.ui import plan_know, plan_latency, plan_words
 from qviz.ui.plan_choice import Choice
 from qviz.ui.plan_editor import editor, toolbar_of
 from qviz.ui.plan_outcome import follow
@@ -27,8 +27,11 @@ def draft(workspace: Workspace) -> None:
     bar = st.container(key="plan_bar")
     left, right = st.columns([11, 9], gap="medium")
     with left:
-        choice, toolbar = editor(workspace, state, choice, known, bar)
+        prices = plan_latency.prices(workspace, choice)
+        choice, toolbar = editor(workspace, choice, known, bar, prices)
     # the numbers first: they are what a tick is waited for
     follow(workspace, state, choice, known, numbers, right)
+    with right:
+        plan_latency.section(workspace, state, choice, known)
     with toolbar:
         toolbar_of(workspace, state, choice, known)

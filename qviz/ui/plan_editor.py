@@ -13,6 +13,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from qviz.bench_plan import Prices
 from qviz.tables_plan import ChoiceRow, choices_table
 from qviz.ui import plan_presets, plan_words, undo
 from qviz.ui.plan_choice import Choice, difference
@@ -22,7 +23,7 @@ from qviz.ui.workspace import Workspace
 #: Session-state key of the table that is shown.
 SHEET = "plan_sheet"
 BY = ("Ops", "Operands")
-ORDERS = ("Worst first", "Network order", "MACs", "Size")
+ORDERS = ("Worst first", "Network order", "MACs", "Size", "Latency")
 SHOWN = ("All", "Float", "Int8")
 #: Columns from left to right: what decides stands beside the name.
 ORDER = (
@@ -37,6 +38,8 @@ ORDER = (
     "size_kb",
     "note",
 )
+#: Where the latency stands, once it is known.
+LATENCY_AFTER = "known"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,11 @@ class Sheet:
 
 
 def editor(
-    workspace: Workspace, state: PlanState, choice: Choice, known: Known, bar: DeltaGenerator
+    workspace: Workspace,
+    choice: Choice,
+    known: Known,
+    bar: DeltaGenerator,
+    prices: Prices | None = None,
 ) -> tuple[Choice, DeltaGenerator]:
     """Draw the table here and its toolbar into ``bar``.
 
@@ -71,14 +78,16 @@ def editor(
         toolbar = st.container(horizontal=True, vertical_alignment="center", key="plan_toolbar")
         with st.container(horizontal=True, vertical_alignment="bottom", key="plan_view"):
             view = _view()
-    sheet = _sheet(choice, known, view)
+    sheet = _sheet(choice, known, view, prices)
     edited = st.data_editor(
         sheet.frame,
         key=sheet.key,
         hide_index=True,
         disabled=[name for name in sheet.frame.columns if name != "float"],
-        column_order=ORDER,
-        column_config=plan_words.choice_columns(view.by[:-1], _unit(known)),
+        column_order=_columns(prices),
+        column_config=plan_words.choice_columns(
+            view.by[:-1], _unit(known), "" if prices is None else prices.label
+        ),
         height=min(560, 76 + 35 * max(3, len(sheet.frame))),
         placeholder="",
         alt=f"{view.by} of the model: ticked ones stay in float",
@@ -133,9 +142,16 @@ def _unit(known: Known) -> str:
     return {"kl": "KL (nats)", "mse": "MSE (output units²)"}.get(name, "Divergence")
 
 
-def _sheet(choice: Choice, known: Known, view: _View) -> Sheet:
+def _columns(prices: Prices | None) -> tuple[str, ...]:
+    if prices is None:
+        return ORDER
+    place = ORDER.index(LATENCY_AFTER) + 1
+    return (*ORDER[:place], "extra_us", *ORDER[place:])
+
+
+def _sheet(choice: Choice, known: Known, view: _View, prices: Prices | None) -> Sheet:
     """The present table, or a new one if rows or draft were changed elsewhere."""
-    wanted = (view, id(known), choice.base)
+    wanted = (view, id(known), choice.base, id(prices))
     sheet = st.session_state.get(SHEET)
     fresh = (
         isinstance(sheet, Sheet)
@@ -147,12 +163,13 @@ def _sheet(choice: Choice, known: Known, view: _View) -> Sheet:
         assert isinstance(sheet, Sheet)
         return sheet
     revision = st.session_state["plan_revision"] = st.session_state.get("plan_revision", 0) + 1
-    rows = [row for row in _rows(choice, known, view) if _fits(row, view)]
+    rows = [row for row in _rows(choice, known, view, prices) if _fits(row, view)]
     orders = {
         "Worst first": lambda row: -(row.divergence or 0.0),
         "Network order": lambda row: 0,
         "MACs": lambda row: -row.macs,
         "Size": lambda row: -row.size,
+        "Latency": lambda row: row.extra_us or 0.0,
     }
     rows.sort(key=orders[view.order])
     made = Sheet(
@@ -174,12 +191,13 @@ def _fits(row: ChoiceRow, view: _View) -> bool:
     return view.shown == "All" or row.left == (view.shown == "Float")
 
 
-def _rows(choice: Choice, known: Known, view: _View) -> list[ChoiceRow]:
+def _rows(choice: Choice, known: Known, view: _View, prices: Prices | None) -> list[ChoiceRow]:
     graph, of = choice.graph, known.effects.of
     whole, ties, rows = max(1, graph.macs), known.ties, []
     for name, own in choice.operands.items():
         op = graph.ops[name]
         inside = [o for o in own if o in choice.left]
+        extra = None if prices is None else prices.extra(name)
         if view.by == "Ops":
             part = 0 < len(inside) < len(own)
             rows.append(
@@ -195,6 +213,7 @@ def _rows(choice: Choice, known: Known, view: _View) -> list[ChoiceRow]:
                     note=f"in float: {', '.join(o.rpartition('/')[2] for o in inside)}"
                     if part
                     else "",
+                    extra_us=extra,
                 )
             )
             continue
@@ -210,6 +229,7 @@ def _rows(choice: Choice, known: Known, view: _View) -> list[ChoiceRow]:
                     macs=op.macs / whole,
                     size=4 * op.parameters if operand.kind == "weight" else 0,
                     note="",
+                    extra_us=extra,
                 )
             )
     return rows

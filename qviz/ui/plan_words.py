@@ -30,8 +30,8 @@ FLAT = "Sensitivity is flat: no small set of ops explains the loss."
 _number = st.column_config.NumberColumn
 
 
-def choice_columns(kind: str, unit: str) -> Columns:
-    """Columns of the table in which ops or operands are ticked."""
+def choice_columns(kind: str, unit: str, latency: str = "") -> Columns:
+    """Columns of the table in which ops or operands are ticked; ``latency``: how it is known."""
     return {
         "float": st.column_config.CheckboxColumn(
             "Float", help="Ticked: left in float", pinned=True, width="small"
@@ -56,6 +56,12 @@ def choice_columns(kind: str, unit: str) -> Columns:
         ),
         "size_kb": _number(
             "Float size (kB)", format="%.1f", help="Weights and biases in float; int8 is a quarter"
+        ),
+        "extra_us": _number(
+            "µs if float",
+            format="%+.3g",
+            help=f"What leaving this op alone in float adds to one pass; below zero it is quicker "
+            f"in float. {latency[:1].upper()}{latency[1:]}",
         ),
         "note": "Note",
     }
