@@ -33,8 +33,8 @@ class Size(NamedTuple):
 class Operands(Protocol):
     """Finds the values of arguments, rounded where the recipe says so."""
 
-    def argument(self, node: fx.Node) -> Value | Size:
-        """The value of a captured node."""
+    def argument(self, node: fx.Node, reader: fx.Node) -> Value | Size:
+        """The value of a captured node as a reader that has no int8 arithmetic gets it."""
 
     def rounds(self, node: fx.Node, position: int) -> bool:
         """Whether a node reads an int8 operand at a position."""
@@ -73,13 +73,15 @@ class Call:
 
     def value(self, key: str = "self") -> Value:
         """A tensor argument as it is."""
-        found = self.operands.argument(self.a[key])
+        found = self.known(self.a[key])
         assert isinstance(found, Value)
         return found
 
     def known(self, argument: Any) -> Any:  # noqa: ANN401 - an fx argument
         """A captured argument as a value, a size or a plain number."""
-        return self.operands.argument(argument) if isinstance(argument, fx.Node) else argument
+        if isinstance(argument, fx.Node):
+            return self.operands.argument(argument, self.node)
+        return argument
 
     def shape(self, key: str = "self") -> list[Any]:
         """Sizes of a tensor argument as captured; those of the batch are symbols."""

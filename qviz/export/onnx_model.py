@@ -38,12 +38,12 @@ class OnnxModel:
     Attributes:
         proto: the ``ModelProto``.
         pairs: every rounded activation, by the name of its codes.
-        values: captured node -> name of its value.
+        widened: weight -> channels whose step was enlarged so that the bias fits into int32.
     """
 
     proto: Any
     pairs: dict[str, Pair]
-    values: dict[fx.Node, str]
+    widened: dict[str, int]
 
     def content(self) -> bytes:
         """The file.
@@ -66,6 +66,7 @@ def onnx_model(
     *,
     float_type: FloatType = "float32",
     transposed_weights: bool = False,
+    carry: bool = False,
     model_digest: str = "",
 ) -> OnnxModel:
     """Write a model under a recipe.
@@ -76,6 +77,7 @@ def onnx_model(
         float_type: of everything that is not int8; inputs and outputs are float32 all the same.
         transposed_weights: store quantized linear weights as (inputs, outputs), as ONNX Runtime
             wants them.
+        carry: round before a value is moved as well (see ``onnx_grids.py``).
         model_digest: for the metadata.
 
     Raises:
@@ -84,7 +86,7 @@ def onnx_model(
     """
     graph = simulator.graph
     builder = Builder(half=float_type == "float16")
-    quantizers = None if recipe is None else Quantizers(builder, simulator, recipe)
+    quantizers = None if recipe is None else Quantizers(builder, simulator, recipe, carry=carry)
     writer = Writer(graph, builder, quantizers, transposed_weights=transposed_weights)
     writer.run()
     helper = onnx().helper
@@ -107,7 +109,9 @@ def onnx_model(
         producer_version=version("qviz"),
     )
     helper.set_model_props(proto, _metadata(graph, recipe, float_type, model_digest))
-    return OnnxModel(proto, {} if quantizers is None else quantizers.pairs, writer.values)
+    if quantizers is None:
+        return OnnxModel(proto, {}, {})
+    return OnnxModel(proto, quantizers.pairs, quantizers.widened)
 
 
 def _output(graph: Graph) -> fx.Node:

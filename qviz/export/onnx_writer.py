@@ -173,9 +173,15 @@ class Writer:
 
     # -- arguments ------------------------------------------------------------------------------
 
-    def argument(self, node: fx.Node) -> Value | Size:
-        """The value of a captured node."""
-        return self._sizes[node] if node in self._sizes else self._value(node)
+    def argument(self, node: fx.Node, reader: fx.Node) -> Value | Size:
+        """The value of a captured node as a reader that has no int8 arithmetic gets it."""
+        if node in self._sizes:
+            return self._sizes[node]
+        value = self._value(node)
+        moved = None if self.quantizers is None else self.quantizers.moved(reader)
+        if moved is None or self.quantizers is None or node in self._constants:
+            return value
+        return Value(self.quantizers.activation(moved, value.name), value.val)
 
     def _value(self, node: fx.Node) -> Value:
         if node in self._constants and node not in self.values:
