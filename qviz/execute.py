@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 from qviz.data import Batch
 from qviz.errors import DataError, ShapeError
 from qviz.graph import Graph
-from qviz.kernels import FRESH, IN_PLACE, linear_kernel
-from qviz.rewrite import aten, get_attr
+from qviz.kernels import FRESH, IN_PLACE, quick_kernels
+from qviz.rewrite import get_attr
 
 #: Replaces one operand's value: an activation by a function of it, a weight by another tensor.
 Edit = Callable[[Tensor], Tensor] | Tensor
@@ -74,7 +74,7 @@ class Program:
         self.slot_of: dict[str, int] = {n.name: i for i, n in enumerate(nodes)}
         self.steps: list[Step] = []
         self._constants: list[Any] = [None] * len(nodes)
-        self._linear = linear_kernel()
+        self._quick = {} if plain else quick_kernels()
         self._channels_last = any(op.type == "conv2d" for op in graph.ops.values())
         self._inputs = tuple(self.slot_of[i.node] for i in graph.inputs)
         self._build(nodes)
@@ -138,8 +138,7 @@ class Program:
             plain = plain and not any(isinstance(v, _Slot) for v in kwargs.values())
             reads = tuple(self.slot_of[n.name] for n in node.all_input_nodes)
             target: Any = node.target
-            if target is aten.linear.default and not self._plain:
-                target = self._linear
+            target = self._quick.get(target, target)
             freed = tuple(frees.get(position, ()))
             in_place = None
             if not self._plain and reads and reads[0] in freed:

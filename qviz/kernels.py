@@ -3,13 +3,14 @@
 * Element-wise ops that are the only reader of a fresh value overwrite it: a new block of memory
   costs more than the arithmetic on it.
 * Linear layers use oneDNN with the weight packed once, which beats the BLAS call on some CPUs.
+* So do convolutions with large weights, whose packing at every call costs up to a fifth of it.
 
 Both are for running only: neither has a gradient. ``Program(graph, plain=True)`` does without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -64,21 +65,63 @@ FRESH = {
     aten.layer_norm.default,
 }
 
+#: Elements from which on a convolution's weight is packed once. Where weights are small, images are
+#: large, and for some of those (the first layer) the packed form is the slower one.
+LARGE = 1 << 18
+
 _packed = WeakTensorKeyDictionary()  # weight -> (its version, packed)
 
 
-def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias`` by oneDNN; the packed weight is kept as long as ``weight`` lives."""
+def _kept(weight: Tensor, pack: Callable[[], Tensor]) -> Tensor:
+    """The packed weight, kept as long as ``weight`` lives and is not written to."""
     known = _packed.get(weight)
     if known is None or known[0] != weight._version:
-        rows = x.numel() // x.shape[-1]
-        known = (weight._version, torch.ops.mkldnn._reorder_linear_weight(weight, rows))
+        known = (weight._version, pack())
         _packed[weight] = known
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, known[1], bias, "none", [], "")
+    packed: Tensor = known[1]
+    return packed
+
+
+def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` by oneDNN."""
+    rows = x.numel() // x.shape[-1]
+    packed = _kept(weight, lambda: torch.ops.mkldnn._reorder_linear_weight(weight, rows))
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return y
 
 
-def linear_kernel() -> Callable[..., Any]:
-    """The linear that runs fastest here: oneDNN's if this build of torch has it."""
-    available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    return packed_linear if available else aten.linear.default
+def packed_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """``conv2d`` by oneDNN if the weight is large and all lies channels-last, else as it is."""
+    y: Tensor
+    if (
+        groups != 1
+        or weight.numel() < LARGE
+        or x.dim() != 4
+        or not x.is_contiguous(memory_format=torch.channels_last)
+    ):
+        y = aten.conv2d.default(x, weight, bias, stride, padding, dilation, groups)
+        return y
+    window = tuple(
+        [*each] * 2 if len(each) == 1 else [*each] for each in (padding, stride, dilation)
+    )
+    packed = _kept(
+        weight,
+        lambda: torch.ops.mkldnn._reorder_convolution_weight(weight, *window, groups, [*x.shape]),
+    )
+    y = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *window, groups, "none", [], "")
+    return y
+
+
+def quick_kernels() -> dict[Any, Callable[..., Any]]:
+    """Op -> the kernel that runs it fastest here; empty if this build of torch lacks oneDNN."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return {}
+    return {aten.linear.default: packed_linear, aten.conv2d.default: packed_conv2d}
