@@ -47,6 +47,13 @@ def check_codes(x: Tensor, op: str) -> None:
         )
 
 
+def readable(residual: Tensor | None) -> Tensor | None:
+    """A residual as the kernels here read it: codes or float32."""
+    if residual is None or residual.dtype is torch.int8 or residual.dtype is torch.float32:
+        return residual
+    return residual.to(torch.float32)
+
+
 def conv_kind(weight: Tensor, groups: int) -> str:
     """The kind of a convolution in ``selftest.capabilities``."""
     if groups > 1 and weight.shape[1] == 1 and weight.dim() == 4:

@@ -115,7 +115,7 @@ def round_to_codes(y: Tensor, scale: float, qmin: int = QMIN, qmax: int = QMAX) 
     y = y.to(torch.float32)
     inverse = reciprocal(scale)
     size = y.numel()
-    if size < 4 * BLOCK or not is_dense(y):
+    if size < 4 * BLOCK or not is_dense(y) or y.device.type != "cpu":
         return y.mul(inverse).round_().clamp_(qmin, qmax).to(torch.int8)
     codes = torch.empty_like(y, dtype=torch.int8)
     source = y.as_strided((size,), (1,))

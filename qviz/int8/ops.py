@@ -8,17 +8,19 @@ tensors are int8 codes with zero point 0; floats enter by ``quantize`` and leave
     y   = acc * (x_scale * weight_scale) + bias        float32, weight_scale per output channel
     y   = y + residual                                 int8 codes * residual_scale, or float
     y   = none | relu | hardtanh(lo, hi) of y
-    out = y                                            out_scale is None: float32
+    out = y                                            out_scale is None: in out_dtype
         | clamp(round_half_even(y * (1 / out_scale)), out_qmin, out_qmax)           int8
 
-with ``1 / out_scale`` in float32. ``x_qmin`` is a promise of the caller: no code of ``x`` is below
+with ``1 / out_scale`` in float32. ``out_dtype`` is a float type, None is float32; float inputs and
+residuals may have any. ``x_qmin`` is a promise of the caller: no code of ``x`` is below
 it. From 0 upwards (an input that comes out of a ReLU) it saves the CPU a pass over the input; a
 broken promise gives wrong results.
 
 Layouts: a convolution answers channels-last input with channels-last output and any other with
 contiguous output. All other ops keep the layout of their first input.
 
-Backends are registered per device: the CPU's in this file (cpu.py), CUDA's beside its kernels.
+Backends are registered per device: the CPU's in this file (cpu.py), CUDA's in qviz/int8/cuda, which
+is imported when an op meets a CUDA tensor.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qviz.int8 import cpu, shapes, shortcut
+from qviz.int8 import cpu, cuda, shapes, shortcut
 from qviz.int8.epilogue import QMAX, QMIN, Epilogue, dequantize, round_to_codes
 from qviz.int8.operands import Weight, geometry
 from qviz.int8.packing import packed_weight
@@ -39,18 +41,19 @@ _AFTER = (
     f'str activation="none", float[] activation_args=[], {_TARGET}'
 )
 _WEIGHTED = "Tensor x, float x_scale, Tensor weight, Tensor weight_scale, Tensor? bias"
+_DTYPE = "ScalarType? out_dtype=None"
 _WINDOW = "int[] stride, int[] padding, int[] dilation, int groups"
 
 SCHEMAS = (
     f"quantize(Tensor x, float scale, int qmin={QMIN}, int qmax={QMAX}) -> Tensor",
-    "dequantize(Tensor q, float scale) -> Tensor",
-    f"linear({_WEIGHTED}, {_AFTER}, int x_qmin={QMIN}) -> Tensor",
-    f"conv({_WEIGHTED}, {_WINDOW}, {_AFTER}, int x_qmin={QMIN}) -> Tensor",
+    f"dequantize(Tensor q, float scale, {_DTYPE}) -> Tensor",
+    f"linear({_WEIGHTED}, {_AFTER}, int x_qmin={QMIN}, {_DTYPE}) -> Tensor",
+    f"conv({_WEIGHTED}, {_WINDOW}, {_AFTER}, int x_qmin={QMIN}, {_DTYPE}) -> Tensor",
     f"conv_transpose({_WEIGHTED}, int[] stride, int[] padding, int[] output_padding, "
-    f"int[] dilation, int groups, {_AFTER}) -> Tensor",
-    f"matmul(Tensor a, float a_scale, Tensor b, float b_scale, {_TARGET}) -> Tensor",
+    f"int[] dilation, int groups, {_AFTER}, {_DTYPE}) -> Tensor",
+    f"matmul(Tensor a, float a_scale, Tensor b, float b_scale, {_TARGET}, {_DTYPE}) -> Tensor",
     'add(Tensor a, float a_scale, Tensor b, float b_scale, str activation="none", '
-    f"float[] activation_args=[], {_TARGET}) -> Tensor",
+    f"float[] activation_args=[], {_TARGET}, {_DTYPE}) -> Tensor",
 )
 
 #: The open registration: whoever adds a device calls ``LIBRARY.impl(name, function, "CUDA")``.
@@ -64,9 +67,14 @@ def _quantize(x: Tensor, scale: float, qmin: int = QMIN, qmax: int = QMAX) -> Te
     return round_to_codes(x, scale, qmin, qmax)
 
 
-def _dequantize(q: Tensor, scale: float) -> Tensor:
+def _in(out_dtype: torch.dtype | None, out: Tensor) -> Tensor:
+    """A kernel's output in the float type that was asked for; codes stay codes."""
+    return out if out_dtype is None or out.dtype is torch.int8 else out.to(out_dtype)
+
+
+def _dequantize(q: Tensor, scale: float, out_dtype: torch.dtype | None = None) -> Tensor:
     cpu.check_codes(q, "dequantize")
-    return dequantize(q, scale)
+    return _in(out_dtype, dequantize(q, scale))
 
 
 def _linear(
@@ -83,17 +91,18 @@ def _linear(
     out_qmin: int = QMIN,
     out_qmax: int = QMAX,
     x_qmin: int = QMIN,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    weighted = Weight(packed_weight(weight), weight_scale, bias)
+    weighted, residual = Weight(packed_weight(weight), weight_scale, bias), cpu.readable(residual)
     key = (
         x.shape, x.stride(), x.dtype, shortcut.kind_of(residual), residual_scale,
         activation, activation_args, out_scale, out_qmin, out_qmax, x_qmin,
     )  # fmt: skip
     note = shortcut.find(weighted, key)
     if note is not None:
-        return shortcut.run(note, x, x_scale, weighted, residual)
+        return _in(out_dtype, shortcut.run(note, x, x_scale, weighted, residual))
     then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax, residual_scale)
-    return cpu.linear(x, x_scale, weighted, then, residual, x_qmin, key)
+    return _in(out_dtype, cpu.linear(x, x_scale, weighted, then, residual, x_qmin, key))
 
 
 def _conv(
@@ -114,18 +123,19 @@ def _conv(
     out_qmin: int = QMIN,
     out_qmax: int = QMAX,
     x_qmin: int = QMIN,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    weighted = Weight(packed_weight(weight), weight_scale, bias)
+    weighted, residual = Weight(packed_weight(weight), weight_scale, bias), cpu.readable(residual)
     key = (
         x.shape, x.stride(), x.dtype, stride, padding, dilation, groups, shortcut.kind_of(residual),
         residual_scale, activation, activation_args, out_scale, out_qmin, out_qmax, x_qmin,
     )  # fmt: skip
     note = shortcut.find(weighted, key)
     if note is not None:
-        return shortcut.run(note, x, x_scale, weighted, residual)
+        return _in(out_dtype, shortcut.run(note, x, x_scale, weighted, residual))
     how = geometry(weight.dim() - 2, stride, padding, dilation, groups)
     then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax, residual_scale)
-    return cpu.conv(x, x_scale, weighted, how, then, residual, x_qmin, key)
+    return _in(out_dtype, cpu.conv(x, x_scale, weighted, how, then, residual, x_qmin, key))
 
 
 def _conv_transpose(
@@ -146,11 +156,14 @@ def _conv_transpose(
     out_scale: float | None = None,
     out_qmin: int = QMIN,
     out_qmax: int = QMAX,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     how = geometry(weight.dim() - 2, stride, padding, dilation, groups)
     then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax, residual_scale)
     weighted = Weight(packed_weight(weight), weight_scale, bias)
-    return cpu.conv_transpose(x, x_scale, weighted, how, output_padding, then, residual)
+    return _in(
+        out_dtype, cpu.conv_transpose(x, x_scale, weighted, how, output_padding, then, residual)
+    )
 
 
 def _matmul(
@@ -161,9 +174,10 @@ def _matmul(
     out_scale: float | None = None,
     out_qmin: int = QMIN,
     out_qmax: int = QMAX,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     then = Epilogue("none", (), out_scale, out_qmin, out_qmax)
-    return cpu.matmul(a, a_scale, b, b_scale, then)
+    return _in(out_dtype, cpu.matmul(a, a_scale, b, b_scale, then))
 
 
 def _add(
@@ -176,12 +190,13 @@ def _add(
     out_scale: float | None = None,
     out_qmin: int = QMIN,
     out_qmax: int = QMAX,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     then = Epilogue(activation, activation_args, out_scale, out_qmin, out_qmax)
-    return cpu.add(a, a_scale, b, b_scale, then)
+    return _in(out_dtype, cpu.add(a, a_scale, b, b_scale, then))
 
 
-for _name, _function in {
+IMPLEMENTED = {
     "quantize": _quantize,
     "dequantize": _dequantize,
     "linear": _linear,
@@ -189,7 +204,9 @@ for _name, _function in {
     "conv_transpose": _conv_transpose,
     "matmul": _matmul,
     "add": _add,
-}.items():
+}
+for _name, _function in IMPLEMENTED.items():
     LIBRARY.impl(_name, _function, "CPU")
 
+cuda.register(LIBRARY, *IMPLEMENTED)
 shapes.register(LIBRARY)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qviz.int8 import cuda
 from qviz.int8.epilogue import QMIN
 from qviz.int8.ops import LIBRARY
 
@@ -85,5 +86,17 @@ def max_pool(
     return x.contiguous()
 
 
+def out_size(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+) -> int:
+    """Number of windows along one axis: a last one that hangs over must begin inside."""
+    room = size + 2 * padding - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    return count - ((count - 1) * stride >= size + padding)
+
+
 LIBRARY.impl("max_pool", max_pool, "CompositeExplicitAutograd")
+cuda.register(LIBRARY, "max_pool")
 torch.library.register_fake("qviz::max_pool", _in_float, lib=LIBRARY)

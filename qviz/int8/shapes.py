@@ -18,7 +18,9 @@ Arguments = Mapping[str, Any]
 
 
 def _dtype(args: Arguments) -> torch.dtype:
-    return torch.float32 if args["out_scale"] is None else torch.int8
+    if args.get("out_scale") is not None:
+        return torch.int8
+    return args["out_dtype"] or torch.float32
 
 
 def _each(values: list[int], dims: int) -> list[int]:
@@ -30,7 +32,7 @@ def _quantize(args: Arguments) -> Tensor:
 
 
 def _dequantize(args: Arguments) -> Tensor:
-    return torch.empty_like(args["q"], dtype=torch.float32)
+    return torch.empty_like(args["q"], dtype=_dtype(args))
 
 
 def _linear(args: Arguments) -> Tensor:

@@ -1,0 +1,73 @@
+"""Weights as the kernels read them: made once per weight and kept as long as it is there.
+
+A form is never the weight itself: the cache would then keep alive what it waits for to die.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from qviz.int8.packing import PackedWeight
+
+#: Bytes of the widest load; rows begin at multiples of it.
+ALIGNED = 16
+
+
+def aligned(length: int) -> int:
+    """``length`` rounded up to whole loads."""
+    return -(-length // ALIGNED) * ALIGNED
+
+
+def rows(packed: PackedWeight) -> Tensor:
+    """One row per output channel, in the order kernel position, then input channel.
+
+    Args:
+        packed: of a weight [N, K] or [N, C / groups, *kernel].
+
+    Returns:
+        int8 [N, K rounded up to 16], zeros at the end.
+    """
+    weight = packed.weight
+    if weight.dim() == 2 and weight.shape[1] % ALIGNED == 0 and weight.is_contiguous():
+        return weight
+
+    def make() -> Tensor:
+        last = weight.flatten(2).transpose(1, 2) if weight.dim() > 2 else weight
+        flat = last.reshape(weight.shape[0], -1)
+        return F.pad(flat, (0, aligned(flat.shape[1]) - flat.shape[1])).contiguous()
+
+    return packed.form("rows", make)
+
+
+def taps(packed: PackedWeight) -> Tensor:
+    """A depthwise weight [N, 1, *kernel] as int8 [kernel positions, N]: neighbours are channels."""
+    return packed.form("taps", lambda: packed.weight.flatten(1).t().contiguous())
+
+
+def flipped(packed: PackedWeight, groups: int) -> Tensor:
+    """The convolution weight [N, C / groups, *kernel] that does what a transposed one does.
+
+    Args:
+        packed: of a weight [C, N / groups, *kernel].
+        groups: of the transposed convolution.
+    """
+
+    def make() -> Tensor:
+        weight = packed.weight
+        parts = weight.unflatten(0, (groups, -1)).transpose(1, 2)
+        turned = parts.flatten(0, 1).flip(tuple(range(2, weight.dim())))
+        return turned.contiguous()
+
+    return packed.form(("flipped", groups), make)
+
+
+def alignment(x: Tensor) -> str | None:
+    """Why the rows of ``x`` cannot be read 16 bytes at a time; None if they can."""
+    if x.stride(-1) != 1:
+        return "its rows are not contiguous"
+    if x.dim() > 1 and x.shape[-2] > 1 and x.stride(-2) % ALIGNED:
+        return f"K = {x.shape[-1]} is not a multiple of {ALIGNED}"
+    if x.device.type != "meta" and x.data_ptr() % ALIGNED:
+        return f"its memory does not begin at a multiple of {ALIGNED} bytes"
+    return None
