@@ -78,6 +78,32 @@ EXPORTERS: dict[str, Format] = {
             Limits(symmetric=True),
         ),
         Format(
+            "onnx-tensorrt",
+            "ONNX for TensorRT",
+            "Explicit Q/DQ in symmetric int8, float32 for the rest, and scripts that build an "
+            "engine with TensorRT 10 or 11",
+            "qviz.export.onnx_tensorrt",
+            SYMMETRIC_INT8,
+            extra="onnx",
+        ),
+        Format(
+            "onnx-tensorrt-fp16",
+            "ONNX for TensorRT, float16",
+            "The same with float16 for what is not int8",
+            "qviz.export.onnx_tensorrt_fp16",
+            SYMMETRIC_INT8,
+            extra="onnx",
+        ),
+        Format(
+            "onnx-ort-cpu",
+            "ONNX for ONNX Runtime on the CPU",
+            "Explicit Q/DQ in uint8, which ONNX Runtime runs with integer kernels; measured as a "
+            "recipe of its own",
+            "qviz.export.onnx_ort_cpu",
+            Limits(bits=(8,)),
+            extra="onnx",
+        ),
+        Format(
             "modelopt",
             "NVIDIA Model Optimizer",
             "Which quantizers are on and their ranges, and a script that puts them into your "

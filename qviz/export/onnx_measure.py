@@ -37,7 +37,7 @@ class Measured:
     Attributes:
         metric: its name.
         samples: of the data.
-        float: of the float model.
+        reference: of the float model.
         simulated: of the recipe in the file.
         onnxruntime: of the file.
         flips: samples that the two put into different classes; None without classes.
@@ -50,7 +50,7 @@ class Measured:
 
     metric: str
     samples: int
-    float: float
+    reference: float
     simulated: float
     onnxruntime: float
     flips: int | None
@@ -62,7 +62,8 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as ``parity.json`` has them."""
-        plain = {k: v for k, v in vars(self).items() if k != "parity"}
+        plain = {k: v for k, v in vars(self).items() if k not in ("parity", "reference")}
+        plain["float"] = self.reference
         return {**plain, "left_float": list(self.left_float), "parity": self.parity.to_json()}
 
 
@@ -112,7 +113,7 @@ def measure(
     return Measured(
         metric=metric.name,
         samples=data.count,
-        float=value(real.values),
+        reference=value(real.values),
         simulated=value(wanted),
         onnxruntime=value(made),
         flips=_flips(made, wanted),

@@ -119,8 +119,8 @@ class Pieces:
         node = self._maker.get(name)
         if node is not None and node.op_type == "Transpose":
             inner = self._maker.get(node.input[0])
-            stored = inner is not None and inner.op_type == "DequantizeLinear"
-            node = inner if stored and inner.input[0] in self._stored else node
+            if inner is not None and inner.input[0] in self._stored:
+                node = inner
         return node if node is not None and node.op_type == "DequantizeLinear" else None
 
     def _codes_of(self, name: str) -> Any:  # noqa: ANN401 - a NodeProto or None
