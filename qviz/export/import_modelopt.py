@@ -74,18 +74,19 @@ def read(path: Path, graph: Graph, base: Recipe) -> Imported:
     ranges: dict[str, Span] = {}
     weights: dict[str, Scales] = {}
     other: list[str] = []
+    made_by = {op.module for op in graph.ops.values()}
     for quantizer in _quantizers(path, calls):
         ops = calls.get(quantizer.path, [])
-        if quantizer.part == _INPUT:
+        if quantizer.part not in (_INPUT, _WEIGHT) or (not ops and quantizer.path in made_by):
+            other.append(f"{quantizer.path}.{quantizer.part}".lstrip("."))
+        elif quantizer.part == _INPUT:
             span = _span(path, quantizer)
             ranges |= {op.name: span for op in ops} if ops else {quantizer.path: span}
-        elif quantizer.part == _WEIGHT:
+        else:
             scales = _scales(quantizer)
             weights |= {op.name: _folded(graph, op, scales) for op in ops}
             if not ops:
                 weights[quantizer.path] = scales
-        else:
-            other.append(f"{quantizer.path}.{quantizer.part}".lstrip("."))
     made = to_recipe(Said("modelopt", "op", ranges, weights), path, graph, base)
     if not other:
         return made

@@ -34,20 +34,16 @@ def apply(model: nn.Module, folder: str | Path = Path(__file__).parent) -> nn.Mo
 
     config = json.loads((Path(folder) / "quant_cfg.json").read_text(encoding="utf-8"))
     ranges = load_file(Path(folder) / "amax.safetensors")
-    quantized: nn.Module = mtq.quantize(model, config)
-    modules = dict(quantized.named_modules())
+    layers = dict(model.named_modules())
     for name, amax in ranges.items():
-        path = name.removesuffix("._amax")
-        quantizer = modules.get(path)
-        if quantizer is None or not quantizer.is_enabled:
-            raise ValueError(
-                f"{path}: the model has no such quantizer. Give the model qviz opened."
-            )
-        if path.endswith("weight_quantizer") and not _inside(
-            modules[path.rpartition(".")[0]], amax
-        ):
-            raise ValueError(f"{path}: the ranges are of other weights. Load the weights first.")
-        quantizer.amax = amax
+        path, _, quantizer = name.removesuffix("._amax").rpartition(".")
+        if path not in layers:
+            raise ValueError(f"{path}: the model has no such module. Give the one qviz opened.")
+        if quantizer == "weight_quantizer" and not _inside(layers[path], amax):
+            raise ValueError(f"{path}: the range is of another weight. Load the weights first.")
+    quantized: nn.Module = mtq.quantize(model, config)
+    for name, amax in ranges.items():
+        quantized.get_submodule(name.removesuffix("._amax")).amax = amax
     return quantized
 
 
