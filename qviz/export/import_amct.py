@@ -83,7 +83,8 @@ def read(path: Path, graph: Graph, base: Recipe) -> Imported:
 
 def _read_config(path: Path, graph: Graph, base: Recipe) -> Imported:
     """What a config enables is int8, with the base's ranges."""
-    enabled, floats = _layers(path, json_of(path))
+    content = json_of(path)
+    enabled, floats = _layers(path, content)
     ranges: dict[str, Span] = {}
     for name in enabled:
         op = graph.ops.get(name)
@@ -91,7 +92,10 @@ def _read_config(path: Path, graph: Graph, base: Recipe) -> Imported:
         for one in (base.range_of[t] for t in tensors if t in base.range_of):
             ranges[name] = Span(one.lo, one.hi, calibrator=one.calibrator)
     weights = {name: Scales(()) for name in enabled}
-    said = Said("amct", "op", ranges, weights, floats, whole=True)
+    wise = any(
+        content[name].get("weight_quant_params", {}).get("channel_wise", True) for name in enabled
+    )
+    said = Said("amct", "op", ranges, weights, floats, whole=True, per_channel=wise)
     return to_recipe(said, path, graph, base)
 
 
@@ -104,6 +108,8 @@ def _layers(path: Path, content: Any) -> tuple[list[str], list[str]]:  # noqa: A
     layers = {k: v for k, v in content.items() if isinstance(v, dict) and "quant_enable" in v}
     for name, value in layers.items():
         for part in ("activation_quant_params", "weight_quant_params"):
+            if not isinstance(value.get(part, {}), dict):
+                raise wrong(path, f"{part} of {name} is not an object")
             bits = value.get(part, {}).get("num_bits", 8)
             if whole(path, bits, f"num_bits of {name}") != 8:
                 raise wrong(path, f"{name} has {bits} bits; 8 are read")

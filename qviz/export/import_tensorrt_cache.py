@@ -21,7 +21,7 @@ from qviz.recipe import Recipe
 
 FLOATS = "float-layers.json"
 _HEADER = re.compile(r"TRT-\w+-\w+")
-_LINE = re.compile(r"(?P<name>.+):\s*(?P<scale>[0-9a-fA-F]{1,8})")
+_LINE = re.compile(r"(?P<name>.+):\s*(?P<scale>[0-9a-fA-F]{8})")
 
 
 def fits(path: Path) -> bool:
@@ -49,7 +49,7 @@ def read(path: Path, graph: Graph, base: Recipe) -> Imported:
         if found is None:
             raise wrong(path, f"line {number} is not a tensor and a hexadecimal scale")
         name = found["name"].strip()
-        (scale,) = struct.unpack(">f", bytes.fromhex(found["scale"].zfill(8)))
+        (scale,) = struct.unpack(">f", bytes.fromhex(found["scale"]))
         amax = 127 * step(path, scale, f"scale of {name}")
         ranges[name] = Span(-amax, amax)
     said = Said("tensorrt", "tensor", ranges, None, _floats(path.with_name(FLOATS)), whole=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qviz.errors import FormatError
+from qviz.export.reading import json_of
 from qviz.graph import Graph
 from qviz.recipe import Recipe
 
@@ -98,13 +99,23 @@ def import_recipe(
     if format is None:
         format = next((i.name for i in IMPORTERS.values() if i.fits(file)), None)
         if format is None:
+            _say_damage(file)
             raise FormatError(
                 str(path),
                 f"is none of the formats that can be read: {', '.join(IMPORTERS)}",
-                "Say which one it is, or give another file",
+                "Name the format with --format (format=), or give another file",
             )
     if format not in IMPORTERS:
         raise FormatError(
             f"format {format!r}", "cannot be read", f"Choose among {', '.join(IMPORTERS)}"
         )
     return IMPORTERS[format].read(file, graph, base)
+
+
+def _say_damage(file: Path) -> None:
+    """Half a JSON file fits no format, but what is wrong with it can be said."""
+    if file.is_file():
+        with file.open("rb") as content:
+            begins = content.read(1)
+        if begins in (b"{", b"["):
+            json_of(file)

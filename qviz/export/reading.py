@@ -41,7 +41,7 @@ def json_of(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
     try:
         return json.loads(text_of(path))
     except json.JSONDecodeError as error:
-        raise wrong(path, f"is not JSON: {error.msg} in line {error.lineno}") from None
+        raise wrong(path, f"is not JSON: {error.msg} (line {error.lineno})") from None
     except RecursionError:
         raise wrong(path, "is nested too deeply") from None
 

@@ -31,7 +31,7 @@ class Scales:
     """The grid of one weight.
 
     Attributes:
-        values: size of a step, of each channel or of the whole weight.
+        values: size of a step, of each channel or of the whole weight; empty if it is not said.
         bits: width of the codes; None is a weight that the file leaves in float.
     """
 
@@ -50,6 +50,7 @@ class Said:
         weights: by name; None if the format says nothing of weights.
         floats: ops or operands that it leaves in float.
         whole: an op that is not int8 with all its operands is float.
+        per_channel: whether weights have one scale per channel; None is as the scales are.
     """
 
     tool: str
@@ -58,3 +59,4 @@ class Said:
     weights: Mapping[str, Scales] | None = None
     floats: Sequence[str] = ()
     whole: bool = False
+    per_channel: bool | None = None

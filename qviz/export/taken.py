@@ -59,9 +59,11 @@ def to_recipe(said: Said, path: Path, graph: Graph, base: Recipe) -> Imported:
             f"In float, because {MIN_BITS} to {MAX_BITS} bits are simulated: {names.several(other)}"
         )
     recipe, kept = with_ranges(base, ranges, graph, said.tool)
-    if said.weights is not None and (grids := [w for w in found.weights.values() if w.bits]):
-        recipe = replace(recipe, per_channel=any(len(w.values) > 1 for w in grids))
-        found.notes += _weight_notes(found.weights, graph)
+    known = [w for w in found.weights.values() if w.bits and w.values]
+    if known or said.per_channel is not None:
+        several = any(len(w.values) > 1 for w in known)
+        recipe = replace(recipe, per_channel=said.per_channel or several)
+        found.notes += _weight_notes(found.weights, graph, recipe.per_channel)
     bits = _bits(said, found, ranges, graph)
     made = decided(recipe, bits, graph)
     notes = _notes(found, ranges, kept, made, base, graph)
@@ -162,15 +164,15 @@ def _bits(
     return bits
 
 
-def _weight_notes(weights: Mapping[str, Scales], graph: Graph) -> list[str]:
+def _weight_notes(weights: Mapping[str, Scales], graph: Graph, per_channel: bool) -> list[str]:
     """Weights whose grid is not that of their largest values, the only one that a recipe has."""
     other = []
     for op, operand in _weights_of(graph):
         scales = weights.get(op.name)
-        if scales is None or scales.bits is None:
+        if scales is None or scales.bits is None or not scales.values:
             continue
         value = get_attr(graph.module, graph.weights[operand.tensor])
-        own = weight_params(value, scales.bits, operand.axis if len(scales.values) > 1 else None)
+        own = weight_params(value, scales.bits, operand.axis if per_channel else None)
         theirs = torch.tensor(scales.values, dtype=torch.float32)
         mine = own.scale.reshape(-1)
         if mine.shape != theirs.shape or not torch.allclose(mine, theirs, rtol=OTHER, atol=0):
