@@ -197,7 +197,7 @@ def warning(row: OpTime, bench: Bench) -> str:
     """``conv1 (batch 1): int8 is slower here than fp32, 12.0 against 8.0 us ...``."""
     from qviz.digits import number
 
-    border = f", {number(row.border_us)} of it to quantize" if row.border_us > 0 else ""
+    border = f", {number(row.border_us)} of it to quantize," if row.border_us > 0 else ""
     return (
         f"{row.op} (batch {row.batch}): int8 is slower here than {bench.float_type}, "
         f"{number(row.cost_us)} us{border} against {number(row.float_us)} us ({bench.label})"

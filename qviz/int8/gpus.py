@@ -63,7 +63,7 @@ def gpu(name: str) -> Gpu:
         return GPUS[plain[_plain(name)]]
     wanted = _plain(name)
     near = [known for form, known in plain.items() if wanted and wanted in form]
-    near = near or [plain[form] for form in difflib.get_close_matches(wanted, plain, 3, 0.4)]
+    near = near or [plain[form] for form in difflib.get_close_matches(wanted, plain, 3, 0.6)]
     raise InputError(
         f"--gpu {name}",
         "there is no datasheet row of that name",
