@@ -25,10 +25,13 @@ from qviz.recipe import Override, Recipe, TensorRange, resolve
 
 pytest.importorskip("modelopt")
 
+#: It imports these if they are there; that takes seconds, and plain modules need neither.
+NOT_NEEDED = ("transformers", "torchvision")
+
 
 @pytest.fixture(scope="module")
 def mtq() -> Any:  # noqa: ANN401 - a module without types
-    with quiet("transformers", "torchvision"):
+    with quiet(*NOT_NEEDED):
         import modelopt.torch.quantization as found
     return found
 
@@ -145,7 +148,8 @@ def calibrated(mtq: Any) -> dict[str, Tensor]:  # noqa: ANN401
         model(*inputs("residual", 16))
 
     model = copy.deepcopy(network("residual")[0])
-    state: dict[str, Tensor] = mtq.quantize(model, mtq.INT8_DEFAULT_CFG, forward).state_dict()
+    with quiet(*NOT_NEEDED):  # it imports its exporters to calibrate
+        state: dict[str, Tensor] = mtq.quantize(model, mtq.INT8_DEFAULT_CFG, forward).state_dict()
     return state
 
 
