@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qviz.calibrators import CALIBRATORS, Candidate, candidates, clip_range
     from qviz.data import Batch
     from qviz.errors import QvizError
+    from qviz.export.into import import_recipe
     from qviz.graph import Graph
     from qviz.histogram import Histogram
     from qviz.int8.checkpoint import load_checkpoint
@@ -54,6 +55,7 @@ __all__ = [
     "clip_range",
     "dequantize",
     "fake_quantize",
+    "import_recipe",
     "load_checkpoint",
     "open",
     "quantize",
@@ -64,6 +66,7 @@ _HOME = {
     "qviz.calibrators": ("CALIBRATORS", "Candidate", "candidates", "clip_range"),
     "qviz.data": ("Batch",),
     "qviz.errors": ("QvizError",),
+    "qviz.export.into": ("import_recipe",),
     "qviz.graph": ("Graph",),
     "qviz.histogram": ("Histogram",),
     "qviz.int8.checkpoint": ("load_checkpoint",),

@@ -4,6 +4,8 @@
     qviz run MODEL --calibration D --evaluation D -o DIR       the whole job
     qviz calibrate | evaluate | sensitivity | search MODEL ... -o DIR    its steps
     qviz export RUN -o DIR; qviz verify DIR             the int8 checkpoint
+    qviz import RUN FILE                                another tool's ranges and skips
+    qviz precision DIR                                  of each op in a TensorRT engine
     qviz bench DIR | RUN                                time int8 against float, per op
     qviz report RUN [-o FILE]                           one HTML file about it
     qviz app                                            the same in the browser
@@ -100,6 +102,14 @@ def _dispatch(options: argparse.Namespace, command: Sequence[str]) -> int:
         from qviz.cli_bench import bench
 
         return bench(options, command)
+    if options.verb == "import":
+        from qviz.cli_import import import_file
+
+        return import_file(options, command)
+    if options.verb == "precision":
+        from qviz.cli_precision import precision
+
+        return precision(options)
     if options.verb == "report":
         from qviz.cli_report import report
 

@@ -238,6 +238,9 @@ def parser() -> Parser:
         "--device", choices=("cpu", "cuda"), help="leave a GPU out, or insist on it (what is there)"
     )
     made.add_argument(
+        "--onnx", action="store_true", help="insist on the ONNX files beside it (where there are)"
+    )
+    made.add_argument(
         "--fallback", action="store_true", help="go on without what was insisted on and cannot run"
     )
     made.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
@@ -262,6 +265,26 @@ def parser() -> Parser:
     made.add_argument("--top", type=positive, default=20, metavar="N", help="rows to print (20)")
     made.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
     _machine(made)
+
+    made = verb("import", "read another tool's ranges and skips into a recipe, and measure it")
+    made.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    made.add_argument(
+        "file", metavar="FILE", type=Path, help="AIMET encodings, AMCT record, TensorRT cache ..."
+    )
+    made.add_argument("--format", metavar="F", help="what it is; else its content is looked at")
+    made.add_argument("--threads", type=positive, metavar="N", help="CPU threads to use")
+    _machine(made)
+    made.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="recipe to write (RUN/imported.json)"
+    )
+
+    made = verb("precision", "which precision each op got in a TensorRT engine")
+    made.add_argument("folder", metavar="DIR", type=Path, help="onnx-tensorrt of an export")
+    made.add_argument(
+        "layers", metavar="LAYERS", type=Path, nargs="?",
+        help="what the engine inspector says; JSON (DIR/engine.layers.json)",
+    )  # fmt: skip
+    made.add_argument("--json", action="store_true", help="print JSON on standard output")
 
     made = verb("report", "write one self-contained HTML file about a run")
     made.add_argument("run", metavar="RUN", type=Path, help="run folder")
@@ -307,6 +330,8 @@ VERBS = (
     "export",
     "verify",
     "bench",
+    "import",
+    "precision",
     "report",
     "app",
 )

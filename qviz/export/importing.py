@@ -71,6 +71,7 @@ _ROWS: tuple[Importer, ...] = (
     Importer("amct", "Huawei AMCT record or config", "qviz.export.import_amct"),
     Importer("modelopt", "NVIDIA Model Optimizer amax", "qviz.export.import_modelopt"),
     Importer("tensorrt-cache", "TensorRT calibration cache", "qviz.export.import_tensorrt_cache"),
+    Importer("onnx", "ONNX with Q/DQ pairs", "qviz.export.import_onnx", extra="onnx"),
     Importer("ranges", "Ranges as JSON (ONNX Runtime, qviz)", "qviz.export.import_ranges"),
 )
 #: In the order in which a file is tried.
@@ -97,19 +98,29 @@ def import_recipe(
     if not file.exists():
         raise FormatError(str(path), "there is no such file", "Name a file that exists")
     if format is None:
-        format = next((i.name for i in IMPORTERS.values() if i.fits(file)), None)
-        if format is None:
-            _say_damage(file)
-            raise FormatError(
-                str(path),
-                f"is none of the formats that can be read: {', '.join(IMPORTERS)}",
-                "Name the format with --format (format=), or give another file",
-            )
+        format = format_of(file)
     if format not in IMPORTERS:
         raise FormatError(
             f"format {format!r}", "cannot be read", f"Choose among {', '.join(IMPORTERS)}"
         )
     return IMPORTERS[format].read(file, graph, base)
+
+
+def format_of(file: Path) -> str:
+    """The format that a file looks like: a name in ``IMPORTERS``.
+
+    Raises:
+        FormatError: none.
+    """
+    found = next((i.name for i in IMPORTERS.values() if i.fits(file)), None)
+    if found is None:
+        _say_damage(file)
+        raise FormatError(
+            str(file),
+            f"is none of the formats that can be read: {', '.join(IMPORTERS)}",
+            "Name the format with --format (format=), or give another file",
+        )
+    return found
 
 
 def _say_damage(file: Path) -> None:
