@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,11 +47,10 @@ class Bert:
 def transformers() -> Iterator[Any]:
     # hidden because a torchvision of another build of torch cannot be imported, and is looked for
     with quiet("torchvision", "torchao"):
-        import compressed_tensors  # noqa: F401 - is imported by transformers where it is needed
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        yield transformers
+        importlib.import_module("compressed_tensors")
+        found = importlib.import_module("transformers")
+        found.utils.logging.disable_progress_bar()
+        yield found
 
 
 @pytest.fixture(scope="module")
