@@ -61,4 +61,4 @@ browser:
 
 # One thread per worker: two workers with two threads each only get in each other's way.
 test: check browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 PLOT = ".js-plotly-plot .main-svg"
-#: One button, not that of the page before and after a step, and nothing for it to take back.
+#: A button with a tooltip is there twice, for wide and for narrow screens.
 NOTHING_TO_UNDO = """() => {
-    const buttons = document.querySelectorAll('.st-key-ranges_undo button');
-    return buttons.length === 1 && buttons[0].disabled;
+    const buttons = [...document.querySelectorAll('.st-key-ranges_undo button')];
+    return buttons.length > 0 && buttons.every((one) => one.disabled);
 }"""
 WIDE = {"width": 1400, "height": 1100}
 
