@@ -19,6 +19,7 @@ from qviz.int8.roofline import estimate
 from qviz.int8.timing_subject import Subject
 from qviz.intervals import Interval
 from qviz.search.skip import SkipPoint
+from qviz.ui import plan_latency
 
 points = st.lists(
     st.tuples(st.sampled_from([0.0, 1.0, 2.0, math.nan]), st.sampled_from([0.0, 1.0, 2.0])),
@@ -48,7 +49,9 @@ def test_whatever_is_not_on_the_front_is_beaten_from_there(
 
 
 @given(points, st.randoms())
-def test_the_front_does_not_depend_on_the_order(found: list[tuple[float, float]], rnd: object) -> None:
+def test_the_front_does_not_depend_on_the_order(
+    found: list[tuple[float, float]], rnd: object
+) -> None:
     order = list(range(len(found)))
     rnd.shuffle(order)  # type: ignore[attr-defined]
     mixed = pareto([found[i] for i in order])
@@ -183,6 +186,13 @@ def test_a_trade_says_how_both_of_its_numbers_are_known() -> None:
     )
 
 
+def test_the_page_names_what_is_slower() -> None:
+    assert plan_latency.slower(PRICES.slower, PRICES) == (
+        "int8 is slower here than fp32 (measured on a CPU, 1 thread): fc (7.00 against 5.00 µs). "
+        "Left in float they cost no time."
+    )
+
+
 def point(drop: float) -> SkipPoint:
     return SkipPoint((), drop, drop - 0.01, drop + 0.01, None, 0.0, 0.9, "add")
 
@@ -211,9 +221,7 @@ def traces(found: tuple[LatencyMark, ...], **more: object) -> dict[str, object]:
 
 def test_the_figure_has_the_recipes_the_draft_and_the_float_model() -> None:
     drawn = traces(FOUND)
-    measured, draft, real = (
-        drawn[n] for n in ("measured", "this draft", "the float model (fp32)")
-    )
+    measured, draft, real = (drawn[n] for n in ("measured", "this draft", "the float model (fp32)"))
     assert list(measured.x) == [0.034, 0.046]  # type: ignore[attr-defined]
     assert list(measured.customdata) == [0, 2]  # type: ignore[attr-defined]
     assert draft.marker.symbol == "diamond"  # type: ignore[attr-defined]

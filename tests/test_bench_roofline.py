@@ -30,7 +30,8 @@ class Line(nn.Module):
         self.fc = nn.Linear(64, 32)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(x).relu()
+        out: torch.Tensor = self.fc(x).relu()
+        return out
 
 
 class Convs(nn.Module):

@@ -9,6 +9,7 @@ folded batch norms and one layout. Everything that is compared is run in turn (`
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,7 +76,7 @@ def measure(
     how = how or How()
     watch = timing.stopwatch(how.device)
     report = Reporter("bench", len(batches), progress)
-    notes = list(subject.notes)
+    notes = [*subject.notes, *busy()]
     rows: list[OpTime] = []
     whole: list[WholeTime] = []
     walks: dict[int, float] = {}
@@ -97,6 +98,18 @@ def measure(
         walk_us=walks,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def busy() -> tuple[str, ...]:
+    """A note if other programs take the processors that are to be timed."""
+    try:
+        load = os.getloadavg()[0]
+    except OSError:  # this system does not say
+        return ()
+    count = os.cpu_count() or 1
+    if load <= count / 2:
+        return ()
+    return (f"the machine was busy: load {load:.1f} on {count} processors as timing began",)
 
 
 class _Pair:
