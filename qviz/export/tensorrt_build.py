@@ -19,7 +19,7 @@ LAYERS = "engine.layers.json"
 _SH = """\
 #!/bin/sh
 # Builds engine.plan from model.onnx with TensorRT 10 or 11 and writes {layers}, the precision of
-# every layer: qviz precision {layers} recipe.json --model MODEL
+# every layer: qviz precision {layers}
 # --stronglyTyped is needed before TensorRT 11, which always is.
 set -e
 cd "$(dirname "$0")"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qviz.errors import FormatError
+from qviz.export.onnx_reading import read_file
 from qviz.graph import Graph
 from qviz.recipe import Recipe, resolve
 
@@ -102,38 +103,60 @@ class EnginePrecision:
         return tuple(op for op in self.ops if not op.precision)
 
 
-def read_precision(path: str | Path, graph: Graph, recipe: Recipe) -> EnginePrecision:
-    """What an engine does with every op of a recipe.
+def wanted_of_recipe(graph: Graph, recipe: Recipe) -> dict[str, str]:
+    """``int8`` or ``float`` for every quantizable op, in execution order.
+
+    Raises:
+        RecipeError: the recipe does not fit the graph.
+    """
+    decisions = resolve(recipe, graph)
+    wanted = {}
+    for op in graph.quantizable:
+        found = [decisions[o.name].int8 for o in op.operands]
+        wanted[op.name] = "int8" if (any(found) if op.type == "add" else all(found)) else "float"
+    return wanted
+
+
+def wanted_of_file(path: str | Path) -> dict[str, str]:
+    """The same from the ONNX file that the engine was built from.
+
+    Raises:
+        FormatError: it cannot be read, or has no Q/DQ pairs.
+        MissingExtraError: onnx is not installed.
+    """
+    wanted = {}
+    for node in read_file(Path(path)).nodes:
+        found = [each is not None for each in node.inputs]
+        wanted[node.name] = (
+            "int8" if (any(found) if node.kind == "add" else all(found)) else "float"
+        )
+    return wanted
+
+
+def read_precision(path: str | Path, wanted: Mapping[str, str]) -> EnginePrecision:
+    """What an engine does with every op.
 
     Args:
         path: the inspector's JSON.
-        graph: the model.
-        recipe: that was exported.
+        wanted: op -> ``int8`` or ``float``.
 
     Raises:
         FormatError: the file is not there, not the inspector's, has names only, or is of another
             model.
-        RecipeError: the recipe does not fit the graph.
     """
     layers = _layers(Path(path))
-    decisions = resolve(recipe, graph)
-    owner = _owners(layers, graph)
+    owner = _owners(layers, wanted)
     if not owner:
         raise FormatError(
-            str(path), f"no layer names an op of {graph.name}", "Name the engine of this model"
+            str(path), "no layer names an op of the model", "Name the engine of this model"
         )
-    ops = []
-    for op in graph.quantizable:
-        found = [decisions[o.name].int8 for o in op.operands]
-        wanted = "int8" if (any(found) if op.type == "add" else all(found)) else "float"
-        layer = owner.get(op.name)
-        ops.append(_row(op.name, wanted, layer))
+    ops = tuple(_row(name, kind, owner.get(name)) for name, kind in wanted.items())
     reformats = tuple(
         Reformat(str(each["Name"]), _said(each, "Inputs"), _said(each, "Outputs"))
         for each in layers
         if str(each.get("LayerType", "")).lower() == "reformat"
     )
-    return EnginePrecision(tuple(ops), reformats, len(layers))
+    return EnginePrecision(ops, reformats, len(layers))
 
 
 def _row(op: str, wanted: str, layer: Mapping[str, Any] | None) -> OpPrecision:
@@ -164,15 +187,16 @@ def _layers(path: Path) -> list[Mapping[str, Any]]:
     return layers
 
 
-def _owners(layers: Sequence[Mapping[str, Any]], graph: Graph) -> dict[str, Mapping[str, Any]]:
+def _owners(
+    layers: Sequence[Mapping[str, Any]], ops: Mapping[str, str]
+) -> dict[str, Mapping[str, Any]]:
     """The layer that computes each op; a reformat never does."""
-    names = {op.name for op in graph.quantizable}
     owner: dict[str, Mapping[str, Any]] = {}
     for layer in layers:
         if str(layer.get("LayerType", "")).lower() == "reformat":
             continue
         for name in _named(layer):
-            if name in names:
+            if name in ops:
                 owner.setdefault(name, layer)
     return owner
 
