@@ -65,9 +65,14 @@ def test_what_was_taken_is_printed_with_the_step_that_comes_next(
 def test_a_recipe_is_compared_with_the_run_s_own(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    recipe, same = run / "recipe.json", str(tmp_path / "same.json")
-    recipe.write_text((run / "imported.json").read_text())
-    assert result(capsys, ["import", str(run), str(recipe), "-o", same])["differences"] == []
+    file, recipe, again = (str(p) for p in (run.parent / "ranges.json", run / "recipe.json", run))
+    made, same = str(tmp_path / "made.json"), str(tmp_path / "same.json")
+    assert result(capsys, ["import", again, file, "-o", made])["differences"]
+    Path(recipe).write_text(Path(made).read_text())
+    try:
+        assert result(capsys, ["import", again, made, "-o", same])["differences"] == []
+    finally:
+        Path(recipe).unlink()
 
 
 @pytest.mark.parametrize(

@@ -304,3 +304,11 @@ def test_without_evaluation_data_ops_can_be_chosen_and_the_page_says_what_is_mis
     tick(page, _0=True)
     assert metrics(page) == {"In float": "1 of 2 ops"}
     assert not page.exception
+
+
+def test_a_recipe_in_a_file_becomes_a_variant(at: AppTest) -> None:
+    recipe = workspace_of(at).recipe.skip("fc")
+    content = recipe.to_json().encode()
+    at.file_uploader(key="variant_file").set_value(("mine.json", content, "text/plain")).run()
+    assert workspace_of(at).variants["mine"] == recipe
+    assert at.selectbox(key="variant_chosen").value == "mine"

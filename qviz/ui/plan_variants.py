@@ -9,7 +9,7 @@ import streamlit as st
 
 from qviz.errors import QvizError, RecipeError
 from qviz.recipe import resolve
-from qviz.ui import compare
+from qviz.ui import compare, plan_import
 from qviz.ui.compare_result import Variant
 from qviz.ui.plan_choice import Choice, all_int8
 from qviz.ui.plan_state import PlanState, state_of
@@ -42,6 +42,8 @@ def variants(workspace: Workspace) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", key="variants_save"):
         st.text_input("Save the draft as", key="variant_name", width=220)
         st.button("Save", key="variant_save", on_click=_keep, args=(workspace,))
+        plan_import.upload(workspace, tuple(found))
+    plan_import.outcome()
     _table(workspace, found)
     own = [name for name in found if name not in FIXED]
     with st.container(horizontal=True, vertical_alignment="bottom", key="variants_change"):
