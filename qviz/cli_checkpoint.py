@@ -10,6 +10,7 @@ from typing import Any
 
 from qviz import cli_json as as_json
 from qviz import cli_print as show
+from qviz import report_certificate as words
 from qviz.cli_beside import free
 from qviz.cli_open import read_recipe
 from qviz.cli_progress import Meter
@@ -90,7 +91,9 @@ def _exported(options: argparse.Namespace, made: dict[str, Any]) -> str:
         if "refused" in result:
             lines.append(f"{name} not written: {result['refused']}")
             continue
-        lines.append(f"{name} written to {result.get('folder', options.output)}")
+        parity = words.format_parity(result)
+        proven = f", parity {parity}" if parity else ""
+        lines.append(f"{name} written to {result.get('folder', options.output)}{proven}")
         lines += [f"  changed: {change}" for change in result.get("changed", ())]
         files = dict(result.get("files", {}))
         if files:

@@ -38,6 +38,7 @@ def verify(options: argparse.Namespace) -> int:
                 data,
                 metric,
                 device=options.device,
+                onnx=True if options.onnx else None,
                 fallback=options.fallback,
                 progress=meter.tell,
             )
@@ -82,11 +83,12 @@ def certificate_lines(found: dict[str, Any]) -> str:
         ]
     lines += [
         words.tolerance_sentence(found),
+        *words.notes(found),
         f"size         {words.size_sentence(found)}",
         *(
             f"latency      batch {row['batch']}: int8 {show.number(row['int8_ms'])} ms, float "
             f"{show.number(row['float_ms'])} ms, ratio {show.number(row['ratio'])} "
-            f"(medians of {row['runs']} runs, {row['threads']} threads)"
+            f"(medians of {row['runs']} runs, {words.threads(row['threads'])})"
             for row in found["latency"]
         ),
         *_kernel_lines(found),

@@ -15,8 +15,8 @@ Found = Mapping[str, Any]
 
 #: Heads of ``backend_rows``; one that ends in "<" is left-aligned. The metric's name goes into {}.
 BACKEND_HEADS = (
-    "backend<", "verdict<", "{}", "change from float (95 %)", "from simulation (95 %)",
-    "same class", "SQNR (dB)", "outputs", "one step off", "more",
+    "backend<", "verdict<", "{}", "from float (95 %)", "from simulation", "same class",
+    "SQNR (dB)", "outputs", "one step off", "more",
 )  # fmt: skip
 #: Heads of ``call_rows``.
 CALL_HEADS = (
@@ -61,11 +61,21 @@ def _counted(calls: Found | None) -> tuple[str, str, str]:
 
 
 def verdict(one: Found) -> str:
-    """``passed``, ``FAILED``, ``not run: why``, or where the number is from."""
-    if one["verdict"] in ("not run", "reference"):
-        word = "reference" if one["verdict"] == "reference" else "not run"
-        return f"{word}: {one['reason']}" if one["reason"] else word
+    """``passed``, ``FAILED``, ``not run`` or ``reference``."""
     return "FAILED" if one["verdict"] == "failed" else str(one["verdict"])
+
+
+def notes(found: Found) -> list[str]:
+    """What is to be said about single backends: why not run, where from, compared with what."""
+    usual = found["tolerance"]["one_step"]
+    lines = []
+    for one in found["backends"]:
+        parts = [f"{one['reason']}." if one["reason"] else "", one["because"]]
+        if one["allowed"] != usual:
+            parts.insert(0, f"at most {percent(one['allowed'])} of its outputs one step off.")
+        if said := " ".join(part for part in parts if part):
+            lines.append(f"{one['title'][:1].upper()}{one['title'][1:]}: {said}")
+    return lines
 
 
 def value(found: Found, held: float | None, metric: Metric | None = None) -> str:
@@ -150,6 +160,16 @@ def parity_sentence(found: Found, name: str = "cpu") -> str:
     )
 
 
+def format_parity(told: Found) -> str:
+    """``passed`` or ``FAILED`` for a format that something was proven of, "" for another."""
+    for key in ("certificate", "onnxruntime"):
+        held = told.get(key)
+        if isinstance(held, Mapping):
+            parity = held.get("parity", held)
+            return "passed" if parity["passed"] else "FAILED"
+    return ""
+
+
 def verdict_sentence(found: Found) -> str:
     """All backends in one sentence: those that passed, those that failed, those not run."""
     parts = []
@@ -209,8 +229,12 @@ def times_sentence(found: Found) -> str:
 
 def timed(row: Found) -> str:
     """What the latency of the int8 program is beside."""
-    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
-    return f"float {number(row['float_ms'])} ms, {threads}"
+    return f"float {number(row['float_ms'])} ms, {threads(row['threads'])}"
+
+
+def threads(many: int) -> str:
+    """``1 thread``, ``8 threads``."""
+    return "1 thread" if many == 1 else f"{many} threads"
 
 
 def machine_sentence(found: Found) -> str:
@@ -218,8 +242,10 @@ def machine_sentence(found: Found) -> str:
     held = found["environment"]
     cpu, gpu = held["processor"], held["gpu"]
     able = ", ".join(cpu["instructions"]) or "none of the int8 instructions"
-    threads = "1 thread" if held["threads"] == 1 else f"{held['threads']} threads"
-    text = f"Made {found['created']} on {cpu['name']} ({cpu['architecture']}; {able}), {threads}"
+    text = (
+        f"Made {found['created']} on {cpu['name']} ({cpu['architecture']}; {able}), "
+        f"{threads(held['threads'])}"
+    )
     if gpu is not None:
         text += (
             f", {gpu['name']} (compute capability {gpu['capability']}, driver {gpu['driver']}, "

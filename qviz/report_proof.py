@@ -28,6 +28,7 @@ def certificate(content: Content) -> str:
         paragraph(words.metric_sentence(found, content.metric)),
         table(words.heads(found, content.metric), rows, marked=wrong),
         paragraph(words.tolerance_sentence(found), "soft"),
+        *(paragraph(note, "soft") for note in words.notes(found)),
         paragraph(words.size_sentence(found)),
         paragraph(words.times_sentence(found)),
         folded(

@@ -13,6 +13,7 @@ from qviz.recipe_diff import Difference, called
 
 DIFFERENCES = {"what": "str", "now": "str", "before": "str"}
 FILES = {"file": "str", "bytes": "int64"}
+RESULTS = {"format": "str", "result": "str", "parity": "str", "note": "str"}
 BACKENDS = {
     "backend": "str",
     "verdict": "str",
@@ -64,6 +65,22 @@ def _what(one: Difference) -> str:
 def files_table(files: Mapping[str, int]) -> pd.DataFrame:
     """One row per file with its size in bytes."""
     return _frame(FILES, list(files.items()))
+
+
+def results_table(formats: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per format: whether it was written, its parity, and what was changed or refused.
+
+    Args:
+        formats: result of ``export``.
+    """
+    rows = []
+    for name, told in formats.items():
+        changes = "; ".join(told.get("changed", ()))
+        state = "written, nearest recipe" if changes else "written"
+        note = told.get("refused") or changes
+        parity = words.format_parity(told)
+        rows.append((name, "not written" if "refused" in told else state, parity, note))
+    return _frame(RESULTS, rows)
 
 
 def backends_table(found: Mapping[str, Any], metric: Metric | None = None) -> pd.DataFrame:

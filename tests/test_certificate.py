@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,9 @@ from torch import Tensor, fx
 
 import qviz
 from qviz.data import Data, as_data
-from qviz.errors import CheckpointError, DeviceError, ParityError, QvizError
+from qviz.errors import CheckpointError, DeviceError, FormatError, ParityError, QvizError
+from qviz.export import export
+from qviz.export.onnx_model import onnx_model
 from qviz.int8 import backends as running
 from qviz.int8 import certificate as certificates
 from qviz.int8 import verify as verifying
@@ -28,9 +30,13 @@ from qviz.int8.backends import Backend, cpu_backend
 from qviz.int8.certificate import CUDA, BackendResult, Certificate, seal
 from qviz.int8.certificate_file import read_certificate, standing
 from qviz.int8.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from qviz.int8.cuda import registry
 from qviz.int8.environment import environment
 from qviz.int8.parity import Comparison, call_here
 from qviz.int8.verify import verify
+from qviz.loading import LoadedModel
+from qviz.metrics import METRICS
+from qviz.session import Session
 
 SCHEMA = json.loads(
     (Path(qviz.__file__).parent / "schemas" / "certificate.schema.json").read_text(encoding="utf-8")
@@ -300,31 +306,23 @@ def test_a_gpu_that_is_not_there_is_one_line_where_it_was_asked_for(folder: Path
 
 
 @pytest.mark.parametrize(
-    ("capability", "triton", "problem"),
+    ("capability", "problem"),
     [
-        (
-            (7, 0),
-            True,
-            "V100 is too old: its compute capability is 7.0, the int8 kernels need 8.0",
-        ),
-        ((8, 0), False, "Triton, which compiles the int8 kernels, is not installed"),
-        ((8, 0), True, ""),
-        (None, True, "PyTorch finds no GPU that it can use"),
+        ((7, 0), "V100 is too old: its compute capability is 7.0, the int8 kernels need 8.0"),
+        (None, "PyTorch finds no GPU that it can use"),
     ],
-    ids=["too old", "no Triton", "fine", "no GPU"],
+    ids=["too old", "no GPU"],
 )
-def test_why_a_gpu_cannot_be_used(
-    capability: tuple[int, int] | None,
-    triton: bool,
-    problem: str,
-    monkeypatch: pytest.MonkeyPatch,
+def test_why_a_gpu_cannot_be_used_is_one_line(
+    capability: tuple[int, int] | None, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "V100")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if triton else None)
-    assert running.cuda_problem() == problem
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "V100")
+    registry.forget()
+    assert message(running.check_cuda).startswith(f"CUDA: {problem}. ")
 
 
 def test_a_gpu_out_of_memory_is_one_line_and_left_out_only_if_asked(
@@ -370,3 +368,137 @@ def test_an_error_names_the_certificate_it_is_about() -> None:
         'mine: it is no certificate: "format" is not "qviz-certificate". Make it again with qviz '
         "verify."
     )
+
+
+@pytest.fixture(scope="module")
+def beside(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint with two ONNX files beside it: its own recipe, and one for ONNX Runtime."""
+    pytest.importorskip("onnxruntime")
+    made = make("residual CNN")
+    folder = tmp_path_factory.mktemp("beside") / "int8"
+    shutil.copytree(written, folder)
+    for name, recipe in (("same", made.recipe), ("other", replace(made.recipe, profile="ort-cpu"))):
+        (folder / name).mkdir()
+        content = onnx_model(made.simulator, recipe, carry=name == "other").content()
+        (folder / name / "model.onnx").write_bytes(content)
+    return folder
+
+
+def test_the_onnx_files_beside_it_are_backends_too(beside: Path) -> None:
+    found = verify(beside, data(), "top1", latency_batches=(), onnx=True)
+    for name in ("same", "other"):
+        one = found.backend(name)
+        assert (one.verdict, one.file) == ("passed", f"{name}/model.onnx")
+        assert one.because.startswith("Its ops are compared with the file computed word by word. ")
+        assert one.rows
+    assert found.backend("same").simulated == found.backend("simulated").value
+    assert {"same/model.onnx", "other/model.onnx"} <= set(found.subject.files)
+    jsonschema.validate(json.loads((beside / "certificate.json").read_text()), SCHEMA)
+    (beside / "same" / "model.onnx").touch()  # as it was: what counts is what is in it
+    assert read_certificate(beside) == found
+
+
+def test_an_onnx_file_that_has_changed_makes_it_stale(beside: Path, tmp_path: Path) -> None:
+    shutil.copytree(beside, tmp_path / "int8")
+    verify(tmp_path / "int8", data(), "top1", latency_batches=())
+    (tmp_path / "int8" / "other" / "model.onnx").unlink()
+    assert "other/model.onnx is missing" in standing(tmp_path / "int8").problem
+
+
+def test_a_damaged_onnx_file_fails_the_certificate(beside: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "int8"
+    shutil.copytree(beside, folder)
+    path = folder / "same" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:100])
+    found = verify(folder, data(), "top1", latency_batches=())
+    assert found.backend("same").verdict == "failed"
+    with pytest.raises(ParityError) as caught:
+        found.check()
+    assert str(caught.value) == (
+        f"same in ONNX Runtime: it could not be run ({path}: it is no ONNX file, or damaged). "
+        "Export it again."
+    )
+
+
+def test_onnx_is_insisted_on_only_where_it_was_asked_for(folder: Path) -> None:
+    assert message(lambda: verify(folder, data(), "top1", latency_batches=(), onnx=True)) == (
+        f"{folder}: there is no ONNX file beside the checkpoint. Export one into the same folder: "
+        "qviz export RUN --formats checkpoint,onnx-tensorrt."
+    )
+    names = {b.name for b in verify(folder, data(), "top1", latency_batches=()).backends}
+    assert names == {"float", "simulated", "cpu", "cuda"}
+
+
+def test_without_onnxruntime_its_files_are_not_run_and_the_extra_is_named(
+    beside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = verify(beside, data(), "top1", latency_batches=())
+    assert found.passed
+    assert (found.backend("same").verdict, found.backend("same").reason) == (
+        "not run", "ONNX: onnxruntime is not installed"
+    )  # fmt: skip
+    said = message(lambda: verify(beside, data(), "top1", latency_batches=(), onnx=True))
+    assert said == "ONNX: onnxruntime is not installed. Run pip install 'qviz[onnx]'."
+
+
+def test_an_onnx_file_of_another_model_is_not_run(beside: Path, tmp_path: Path) -> None:
+    folder, made = tmp_path / "int8", make("residual CNN")
+    save_checkpoint(made.lowered, folder, origin={"model": {"name": "Net", "digest": "mine"}})
+    (folder / "same").mkdir()
+    content = onnx_model(made.simulator, made.recipe, model_digest="theirs").content()
+    (folder / "same" / "model.onnx").write_bytes(content)
+    found = verify(folder, data(), "top1", latency_batches=())
+    assert found.backend("same").reason == "it was exported from another model"
+
+
+def session(profile: str) -> Session:
+    """The model with its data, as an export is given it."""
+    made = make("residual CNN")
+    return Session(
+        LoadedModel(made.model, "Residual", "Residual", "0"),
+        made.simulator.graph,
+        as_data(made.batch.args[0], "calibration"),
+        data(),
+        METRICS["top1"],
+        run=None,
+        profile_name=profile,
+        batch_size=8,
+        memory_budget=1 << 20,
+        seed=0,
+    )
+
+
+def test_an_export_compares_onnx_with_the_simulation_itself(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    made = make("residual CNN")
+    told: list[str] = []
+    result = export(
+        session("cuda"),
+        made.recipe,
+        tmp_path / "int8",
+        formats=["checkpoint", "onnx-tensorrt", "onnx-ort-cpu"],
+        on_result=lambda name, result: told.append(name),
+    )
+    assert told == ["onnx-tensorrt", "onnx-ort-cpu", "checkpoint"]
+    assert list(result) == ["checkpoint", "onnx-tensorrt", "onnx-ort-cpu"]
+    found = read_certificate(tmp_path / "int8")
+    for name in ("onnx-tensorrt", "onnx-ort-cpu"):
+        one = found.backend(name)
+        assert one.verdict == "passed"
+        assert one.because.startswith("Its ops are compared with the simulation of its recipe. ")
+        assert one.from_float is not None
+
+
+def test_a_refusal_is_raised_or_reported_as_asked(tmp_path: Path) -> None:
+    made = make("residual CNN")
+    recipe, source = replace(made.recipe, profile="ort-cpu"), session("ort-cpu")
+    with pytest.raises(FormatError):
+        export(source, recipe, tmp_path / "int8", formats=["checkpoint"])
+    (told,) = export(
+        source, recipe, tmp_path / "int8", formats=["checkpoint"], refuse="report"
+    ).values()
+    assert told["refused"].startswith(
+        "int8 checkpoint: cannot express the recipe: activations have"
+    )
+    assert not (tmp_path / "int8").exists()

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from qviz.data import Batch, Data
+from qviz.evaluate import outputs
 from qviz.export.request import Request
 from qviz.int8.checkpoint import save_checkpoint
 from qviz.int8.folder import read_manifest
 from qviz.int8.lower import lower
 from qviz.int8.verify import verify
 from qviz.metrics import METRICS
+from qviz.recipe import Recipe
+from qviz.simulate import Simulator
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    """What ONNX files beside the checkpoint are compared with."""
+
+    simulator: Simulator
+
+    def values(self, recipe: Recipe) -> Callable[[Batch], Mapping[str, Tensor]]:
+        from qviz.export.onnx_parity import simulated
+
+        return simulated(self.simulator, recipe)
+
+    def outputs(self, recipe: Recipe, data: Data, batch_size: int) -> Tensor:
+        edits = self.simulator.edits(recipe)
+        return outputs(self.simulator.program, data, edits, batch_size=batch_size).values
 
 
 def export(request: Request) -> dict[str, Any]:
@@ -30,7 +54,13 @@ def export(request: Request) -> dict[str, Any]:
     measure = request.metric
     if measure.needs_labels and not request.data.labelled:
         measure = METRICS["agreement"]
-    found = verify(request.folder, request.data, measure, progress=request.progress)
+    found = verify(
+        request.folder,
+        request.data,
+        measure,
+        simulation=_Simulation(request.simulator),
+        progress=request.progress,
+    )
     found.check()
     kernels: dict[str, int] = {}
     for row in lowered.rows:

@@ -5,7 +5,6 @@ A backend runs single calls, for the comparison op by op, and the whole program,
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,8 +23,6 @@ from qviz.int8.parity import CPU, Call, call_here
 from qviz.int8.selftest import capabilities
 
 Device = Literal["cpu", "cuda"]
-#: The first compute capability whose tensor cores Triton compiles int8 products for.
-OLDEST = (8, 0)
 LEAVE_OUT = "Verify on the CPU alone with --device cpu, or go on without the GPU with --fallback"
 
 
@@ -57,21 +54,20 @@ def cpu_backend(checkpoint: Checkpoint) -> Backend:
     return Backend(CPU, "int8 on the CPU", call_here, checkpoint.run, kernels)
 
 
-def cuda_problem() -> str:
-    """Why this machine's GPU cannot run the integers; "" if it can."""
+def check_cuda() -> None:
+    """Refuse a machine whose GPU cannot run the integers.
+
+    Raises:
+        DeviceError: there is none, it is too old, or Triton is not installed.
+        InputError: the environment asks for kernels that are not there.
+    """
     if not torch.backends.cuda.is_built():
-        return "this PyTorch is built without CUDA"
+        raise DeviceError("CUDA", "this PyTorch is built without CUDA", LEAVE_OUT)
     if not torch.cuda.is_available():
-        return "PyTorch finds no GPU that it can use"
-    capability = torch.cuda.get_device_capability()
-    if capability < OLDEST:
-        return (
-            f"{torch.cuda.get_device_name()} is too old: its compute capability is "
-            f"{_dotted(capability)}, the int8 kernels need {_dotted(OLDEST)}"
-        )
-    if importlib.util.find_spec("triton") is None:
-        return "Triton, which compiles the int8 kernels, is not installed"
-    return ""
+        raise DeviceError("CUDA", "PyTorch finds no GPU that it can use", LEAVE_OUT)
+    from qviz.int8.cuda import registry
+
+    registry.uses_triton(torch.device(CUDA, torch.cuda.current_device()))
 
 
 def cuda_backend(folder: Path) -> Backend:
@@ -83,9 +79,7 @@ def cuda_backend(folder: Path) -> Backend:
     Raises:
         DeviceError: there is none, it is too old, out of memory, or lacks Triton.
     """
-    problem = cuda_problem()
-    if problem:
-        raise DeviceError("CUDA", problem, LEAVE_OUT)
+    check_cuda()
     with _memory():
         moved = load_checkpoint(folder).to(CUDA)
     return Backend(CUDA, "int8 on CUDA", _Elsewhere(CUDA), _run_on(moved, CUDA), _cuda_kernels)
@@ -138,7 +132,18 @@ def _to(value: Any, device: str) -> Any:  # noqa: ANN401 - an argument or output
 
 
 def _cuda_kernels() -> tuple[Kernel, ...]:
-    return ()
+    """What was chosen for the shapes that ran, once per kernel and reason."""
+    from qviz.int8.cuda import registry
+
+    found = (
+        Kernel(
+            choice.kind,
+            choice.kernel,
+            "; ".join(f"no {name}: {why}" for name, why in choice.declined) or "the fastest",
+        )
+        for choice in registry.chosen()
+    )
+    return tuple(dict.fromkeys(found))
 
 
 @contextmanager
@@ -150,7 +155,3 @@ def _memory() -> Iterator[None]:
         raise DeviceError(
             "CUDA", "the GPU is out of memory", f"Free some of its memory. {LEAVE_OUT}"
         ) from failure
-
-
-def _dotted(capability: tuple[int, int]) -> str:
-    return f"{capability[0]}.{capability[1]}"

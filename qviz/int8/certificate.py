@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qviz.errors import CheckpointError
+from qviz.errors import CheckpointError, ParityError
 from qviz.int8 import certificate_json as plain
 from qviz.int8.environment import Environment
 from qviz.int8.parity import CPU, CPU_CURE, EQUAL, MOST_ONE_STEP, REASON, Parity, ParityRow
@@ -41,7 +41,8 @@ class Tolerance:
     """What counts as equal.
 
     Attributes:
-        one_step: share of all outputs that may be one step off; none may be further off.
+        one_step: share of all outputs that may be one step off, unless a backend says otherwise;
+            none may be further off.
         float_step: a float output is equal within this part of an int8 step over its range.
         reason: why it is not zero.
     """
@@ -95,6 +96,9 @@ class BackendResult:
         sqnr_db: of its outputs against the simulated ones.
         kernels: that it chose on this machine.
         rows: its integer calls against the simulation on identical codes.
+        allowed: share of their outputs that may be one step off.
+        because: why that is another share than elsewhere, or what the calls were compared with;
+            "" where the certificate's tolerance says it all.
     """
 
     name: str
@@ -110,11 +114,13 @@ class BackendResult:
     sqnr_db: float | None = None
     kernels: tuple[Kernel, ...] = ()
     rows: tuple[ParityRow, ...] = ()
+    allowed: float = MOST_ONE_STEP
+    because: str = ""
 
     @property
     def parity(self) -> Parity:
         """All its calls together."""
-        return Parity(self.rows)
+        return Parity(self.rows, self.allowed)
 
 
 @dataclass(frozen=True)
@@ -216,9 +222,14 @@ class Certificate:
         """Raise what is wrong.
 
         Raises:
-            ParityError: an op is off by more than one step, or too many outputs by one.
+            ParityError: an op is off by more than one step, or too many outputs by one; or an
+                exported file cannot be run.
         """
         for one in self.backends:
+            if one.verdict == "failed" and not one.rows:
+                raise ParityError(
+                    one.title, f"it could not be run ({one.reason})", "Export it again"
+                )
             if one.verdict == "failed":
                 one.parity.check(*KERNELS.get(one.name, OTHERS))
 

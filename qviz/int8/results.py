@@ -62,6 +62,11 @@ class Judge:
         self._float = _float_scores(checkpoint, measure, data)
         self._simulated = self._scores(ran.simulated)
 
+    @property
+    def simulated(self) -> Tensor:
+        """The simulation's outputs, ``[n, ...]``."""
+        return self._ran.simulated
+
     def of_float(self) -> BackendResult:
         """The float model, as it was measured at export."""
         value = self._noted.get("float")
@@ -102,6 +107,7 @@ class Judge:
             same_class=_same_class(outputs, wanted),
             sqnr_db=score("sqnr", outputs, None, wanted).value,
             rows=parity.rows,
+            allowed=parity.allowed,
         )
 
     def _scores(self, outputs: Tensor) -> Scores:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from qviz.int8.environment import environment
 from qviz.int8.folder import MANIFEST, sha256
 from qviz.int8.parity import Comparison
 from qviz.int8.results import Judge, Ran, not_run, recorded, scored
+from qviz.int8.verify_onnx import OnnxResults, Simulation, onnx_results
 from qviz.metrics import METRICS, Metric, metric
 from qviz.progress import OnProgress, Reporter
 from qviz.records import digest
@@ -47,7 +48,9 @@ def verify(
     batch_size: int = 32,
     latency_batches: Sequence[int] = (1, 8),
     device: Device | None = None,
+    onnx: bool | None = None,
     fallback: bool = False,
+    simulation: Simulation | None = None,
     progress: OnProgress | None = None,
 ) -> Certificate:
     """Run a checkpoint on data beside the simulation, and write ``certificate.json`` into it.
@@ -60,13 +63,18 @@ def verify(
         latency_batches: batch sizes to time; empty times nothing.
         device: ``cpu`` leaves a GPU out, ``cuda`` insists on one; None takes what is there and
             can run it, and the certificate says why a GPU did not.
-        fallback: do so with ``cuda`` as well.
+        onnx: the ONNX files beside it under ONNX Runtime: True insists on them, False leaves them
+            out, None runs what is there if ONNX Runtime is installed.
+        fallback: do not insist on what was asked for: the certificate says why it was not run.
+        simulation: of the model that was exported, where it is at hand: for the ONNX files.
         progress: told how far it is.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or the certificate cannot be written.
         MetricError: the metric does not fit the outputs, or is not known by name.
         DeviceError: CUDA was asked for and cannot run it.
+        FormatError: ONNX was asked for, and there is none or it cannot be run.
+        MissingExtraError: ONNX was asked for, and ONNX Runtime is not installed.
     """
     folder = Path(folder)
     checkpoint = load_checkpoint(folder)
@@ -85,15 +93,26 @@ def verify(
     results = [judge.of_float(), judge.of_simulation(), *(judge.of(b) for b in backends)]
     if left_out:
         results.append(not_run(CUDA, "int8 on CUDA", left_out))
+    others = OnnxResults((), {})
+    if onnx is not False:
+        others = onnx_results(
+            checkpoint,
+            data,
+            judge,
+            insist=bool(onnx) and not fallback,
+            batch_size=batch_size,
+            simulation=simulation,
+            progress=progress,
+        )
     found = Certificate(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        subject=_subject(checkpoint, data),
+        subject=_subject(checkpoint, data, others.files),
         samples=data.count,
         metric=measure.name,
         reference=None if reference is None else "float twin",
         recorded=recorded(checkpoint, measure, data),
         tolerance=Tolerance(),
-        backends=tuple(results),
+        backends=(*results, *others.backends),
         int8_bytes=(folder / WEIGHTS).stat().st_size,
         float_bytes=int(checkpoint.manifest["float_bytes"]),
         program_bytes=(folder / PROGRAM).stat().st_size,
@@ -170,7 +189,7 @@ def _reference(checkpoint: Checkpoint, data: Data, batch_size: int) -> Tensor:
     return torch.cat([scored(run_flat(program, b), b.size) for b in batches])
 
 
-def _subject(checkpoint: Checkpoint, data: Data) -> Subject:
+def _subject(checkpoint: Checkpoint, data: Data, others: Mapping[str, str]) -> Subject:
     manifest = checkpoint.manifest
     held = manifest.get("data") or {}
     files = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()}
@@ -180,7 +199,7 @@ def _subject(checkpoint: Checkpoint, data: Data) -> Subject:
         data=Named(data.name, data.digest, data.count),
         recipe=digest(checkpoint.recipe),
         profile=checkpoint.recipe.profile,
-        files={**files, MANIFEST: sha256(checkpoint.folder / MANIFEST)},
+        files={**files, MANIFEST: sha256(checkpoint.folder / MANIFEST), **others},
     )
 
 

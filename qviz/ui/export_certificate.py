@@ -36,7 +36,8 @@ def certificate(workspace: Workspace, found: Written) -> None:
         width="stretch",
         alt="Backends with their verdicts",
     )
-    st.caption(words.plain(said.tolerance_sentence(held)))
+    notes = [said.tolerance_sentence(held), *said.notes(held)]
+    st.caption("\n\n".join(map(words.plain, notes)))
     with st.expander("Every call of every backend, worst first"):
         _calls(held)
     with st.expander("What was verified, where, and with which kernels"):
@@ -52,8 +53,11 @@ def certificate(workspace: Workspace, found: Written) -> None:
 
 
 def _verdict(held: dict[str, Any]) -> None:
-    ran = [one for one in held["backends"] if one["verdict"] in ("passed", "failed")]
-    text = " ".join(said.parity_sentence(held, one["name"]) for one in ran)
+    ran = [one["name"] for one in held["backends"] if one["verdict"] in ("passed", "failed")]
+    failed = [one["name"] for one in held["backends"] if one["verdict"] == "failed"]
+    text = " ".join(said.parity_sentence(held, name) for name in failed or ran[:1])
+    if len(ran) > 1:
+        text += f" All backends: {said.verdict_sentence(held)}."
     if held["passed"]:
         st.success(words.plain(f"Parity passed. {text}"))
     else:

@@ -38,14 +38,8 @@ class Fit:
 def choose(workspace: Workspace) -> tuple[tuple[str, ...], bool]:
     """The formats that the page says, and whether they get the nearest recipe they can express."""
     offered = list(EXPORTERS)
-    chosen = st.pills(
-        "Formats",
-        offered,
-        selection_mode="multi",
-        default=offered[0],
-        key=KEY,
-        persist_state="session",
-    )
+    st.session_state.setdefault(KEY, offered[:1])
+    chosen = st.pills("Formats", offered, selection_mode="multi", key=KEY, persist_state="session")
     with st.container(horizontal=True):
         st.button("All formats", key="export_all", on_click=_choose, args=(offered,))
         st.button("Only the checkpoint", key="export_first", on_click=_choose, args=(offered[:1],))

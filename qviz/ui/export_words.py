@@ -19,6 +19,12 @@ FILE_COLUMNS: Columns = {
     "file": st.column_config.TextColumn("File", pinned=True),
     "bytes": _number("Size", format="bytes"),
 }
+RESULT_COLUMNS: Columns = {
+    "format": st.column_config.TextColumn("Format", pinned=True),
+    "result": "Result",
+    "parity": st.column_config.TextColumn("Parity", help="Against the simulation of its recipe"),
+    "note": st.column_config.TextColumn("Note", width="large"),
+}
 BACKEND_COLUMNS: Columns = {
     "backend": st.column_config.TextColumn("Backend", pinned=True),
     "verdict": "Verdict",

@@ -20,7 +20,7 @@ from qviz.metrics import METRICS
 from qviz.recipe import Recipe
 from qviz.recipe_diff import differences
 from qviz.session import Session
-from qviz.tables_export import files_table
+from qviz.tables_export import files_table, results_table
 from qviz.ui import export_formats, jobs_view
 from qviz.ui import export_words as words
 from qviz.ui.export_certificate import certificate
@@ -32,7 +32,7 @@ OFFERED = "export"
 #: Formats named in the title of a job; of more, the number.
 NAMED = 3
 #: What of a format's result the page shows in other ways.
-SHOWN = ("folder", "files", "certificate", "kernels", "changed")
+SHOWN = ("folder", "files", "certificate", "kernels", "changed", "refused")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +143,8 @@ def result(workspace: Workspace, folder: Path) -> None:
         alt="Files that were written, with their sizes",
     )
     _same_recipe(workspace, found)
-    for name, told in made.formats.items() if made is not None else ():
-        _told(name, told)
+    if made is not None:
+        _told(made.formats)
     if not found.runs:
         return
     certificate(workspace, found)
@@ -157,18 +157,23 @@ def result(workspace: Workspace, folder: Path) -> None:
     )
 
 
-def _told(name: str, told: dict[str, Any]) -> None:
-    """What became of one format: refused, changed, or what it reports beside its files."""
-    if "refused" in told:
-        st.warning(words.plain(f"{name} not written: {told['refused']}"))
-        return
-    if changes := told.get("changed"):
-        said = "; ".join(changes)
-        st.info(words.plain(f"{name} holds the nearest recipe that it can express: {said}."))
-    rest = {key: value for key, value in told.items() if key not in SHOWN}
-    if rest:
-        with st.expander(f"What {name} reports"):
-            st.json(rest)
+def _told(formats: dict[str, Any]) -> None:
+    """What became of each format, in words, and what each reports beside its files."""
+    st.dataframe(
+        results_table(formats),
+        column_config=words.RESULT_COLUMNS,
+        hide_index=True,
+        width="stretch",
+        alt="Formats with what became of them",
+    )
+    rest = {
+        name: {key: value for key, value in told.items() if key not in SHOWN}
+        for name, told in formats.items()
+    }
+    if reports := {name: found for name, found in rest.items() if found}:
+        with st.expander("What a format reports"):
+            name = st.selectbox("Format", list(reports), key="export_reports")
+            st.json(reports[name], expanded=1)
 
 
 def _made(workspace: Workspace, folder: Path) -> Made | None:
