@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from qviz import affine
 from qviz.capture import capture
-from qviz.errors import FormatError
+from qviz.errors import CheckpointError, FormatError
 from qviz.export import EXPORTERS, Request, nearest
 from qviz.export.compressed_tensors import joined_alike, own_weights
+from qviz.export.handoff import script, write_files
 from qviz.export.module_layers import Layer, called_alike, made_by_modules, module_layers
 from qviz.graph import Graph
 from qviz.recipe import Recipe, TensorRange
@@ -177,3 +179,21 @@ def test_the_nearest_recipe_for_linear_layers_keeps_nothing_else() -> None:
     _, graph = network("residual")
     chosen = nearest(graph, recipe("residual"), EXPORTERS["torchao"].limits).recipe
     assert set(chosen.skipped) == {"conv1", "conv2", "conv3", "add"}
+
+
+@pytest.mark.parametrize("name", ["modelopt_apply.py", "torchao_apply.py"])
+def test_a_script_that_is_handed_over_runs_without_qviz(name: str) -> None:
+    nodes = list(ast.walk(ast.parse(script(name))))
+    imported = {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)}
+    imported |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    assert not any(module.split(".")[0] == "qviz" for module in imported)
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError) as caught:
+        write_files(tmp_path / "file" / "modelopt", {"a": b""})
+    assert str(caught.value) == (
+        f"{tmp_path / 'file' / 'modelopt'}: it cannot be written (not a directory). Free some "
+        "space or name another folder."
+    )
