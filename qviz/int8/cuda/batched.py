@@ -77,11 +77,12 @@ def int8_batched(
         acc = tl.dot(left, right, acc, out_dtype=tl.int32)
         a += BK * a_k
         b += BK * b_k
+    corner = (matrix * M + pm * BM) * N
     finish(
         acc.to(tl.float32) * scale,
+        out_ptr + corner,
         out_ptr,
-        out_ptr,
-        matrix * M * N + m.to(tl.int64)[:, None] * N + n[None, :],
+        tl.arange(0, BM)[:, None] * N + n[None, :],
         (m < M)[:, None] & (n < N)[None, :],
         residual_scale,
         inverse,
@@ -118,7 +119,7 @@ def batched(a: Tensor, b: Tensor, scale: float, then: Epilogue, out: Tensor) -> 
         (a, b, out, M, N, K, inner, *a.stride(), *b.stride(), scale, *last.numbers),
         {"CODES": last.constants["CODES"], "BAND": BAND},
         lambda t: (ceil_div(M, t["BM"]) * ceil_div(N, t["BN"]) * outer * inner,),
-        product_tiles(M, N, K),
+        product_tiles(M, N, K, times=outer * inner),
         f"{rounded_up(outer * inner)}x{M}x{N}x{K} {a.stride()[2:]} {b.stride()[2:]} {out.dtype}",
         lambda t: {"WHOLE": K % t["BK"] == 0},
     )

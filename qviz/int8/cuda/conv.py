@@ -19,7 +19,7 @@ from torch import Tensor
 from qviz.int8.cuda.epilogue import finish, finish_arguments, pointer, scaled
 from qviz.int8.cuda.gemm import BAND, tile_of
 from qviz.int8.cuda.launch import Launch, ceil_div, run
-from qviz.int8.cuda.tiles import product_tiles
+from qviz.int8.cuda.tiles import gathered_tiles, is_hopper, product_tiles
 from qviz.int8.cuda.tuning import rounded_up
 from qviz.int8.cuda.weights import ALIGNED
 from qviz.int8.epilogue import Epilogue
@@ -106,11 +106,12 @@ def int8_conv(
         acc = tl.dot(a, b, acc, out_dtype=tl.int32)
     channel = group * NG + n
     y = scaled(acc, scale_ptr, bias_ptr, x_scale, channel, n < NG, HAS_BIAS)
+    corner = (pm * BM).to(tl.int64) * N
     finish(
         y,
-        out_ptr,
-        residual_ptr,
-        m.to(tl.int64)[:, None] * N + channel[None, :],
+        out_ptr + corner,
+        residual_ptr + corner,
+        tl.arange(0, BM)[:, None] * N + channel[None, :],
         (m < M)[:, None] & (n < NG)[None, :],
         residual_scale,
         inverse,
@@ -191,11 +192,12 @@ def int8_conv_gathered(
         acc = tl.dot(a, b, acc, out_dtype=tl.int32)
     channel = group * NG + n
     y = scaled(acc, scale_ptr, bias_ptr, x_scale, channel, n < NG, HAS_BIAS)
+    corner = (pm * BM).to(tl.int64) * N
     finish(
         y,
-        out_ptr,
-        residual_ptr,
-        m.to(tl.int64)[:, None] * N + channel[None, :],
+        out_ptr + corner,
+        residual_ptr + corner,
+        tl.arange(0, BM)[:, None] * N + channel[None, :],
         (m < M)[:, None] & (n < NG)[None, :],
         residual_scale,
         inverse,
@@ -249,8 +251,12 @@ def convolution(
     batch, N, P, Q = out.shape
     C, H, W = x.shape[1:]
     CG, NG, M = C // how.groups, N // how.groups, batch * P * Q
-    depth = kernel[0] * kernel[1] * CG
     wide = CG % ALIGNED == 0
+    if wide:
+        widest = residual is None and is_hopper(x)
+        tiles = product_tiles(M, NG, CG, times=how.groups, wide=widest)
+    else:
+        tiles = gathered_tiles(M, NG, times=how.groups)
     last = finish_arguments(then, residual, scale)
     constants = {
         "HAS_BIAS": bias is not None,
@@ -267,7 +273,7 @@ def convolution(
         ),
         constants if wide else {**constants, "CG": CG},
         lambda t: (ceil_div(M, t["BM"]) * ceil_div(NG, t["BN"]), how.groups),
-        product_tiles(M, NG, CG if wide else depth),
+        tiles,
         f"{rounded_up(batch)}x{C}x{H}x{W} {N}x{kernel} {tuple(how)} {out.dtype}",
         (lambda t: {"WHOLE": CG % t["BK"] == 0}) if wide else lambda t: {},
     )  # fmt: skip

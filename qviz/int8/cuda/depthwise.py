@@ -84,11 +84,12 @@ def int8_depthwise(
         b = tl.load(w_ptr + position * N + n, mask=n < N, other=0)
         acc += a.to(tl.int32) * b.to(tl.int32)[None, :]
     y = scaled(acc, scale_ptr, bias_ptr, x_scale, n, n < N, HAS_BIAS)
+    corner = (tl.program_id(0) * BM).to(tl.int64) * N
     finish(
         y,
-        out_ptr,
-        residual_ptr,
-        m.to(tl.int64)[:, None] * N + n[None, :],
+        out_ptr + corner,
+        residual_ptr + corner,
+        tl.arange(0, BM)[:, None] * N + n[None, :],
         (m < M)[:, None] & (n < N)[None, :],
         residual_scale,
         inverse,

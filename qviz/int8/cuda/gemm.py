@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qviz.int8.cuda.epilogue import finish, finish_arguments, pointer, scaled
 from qviz.int8.cuda.launch import Launch, ceil_div, run
-from qviz.int8.cuda.tiles import product_tiles
+from qviz.int8.cuda.tiles import is_hopper, product_tiles
 from qviz.int8.cuda.tuning import rounded_up
 from qviz.int8.epilogue import Epilogue
 
@@ -87,11 +87,13 @@ def int8_gemm(
         x += BK
         w += BK
     y = scaled(acc, scale_ptr, bias_ptr, x_scale, n, n < N, HAS_BIAS)
+    # The tile's corner in 64 bits, offsets inside in 32: a register less for every element.
+    corner = (pm * BM).to(tl.int64) * N
     finish(
         y,
-        out_ptr,
-        residual_ptr,
-        m.to(tl.int64)[:, None] * N + n[None, :],
+        out_ptr + corner,
+        residual_ptr + corner,
+        tl.arange(0, BM)[:, None] * N + n[None, :],
         (m < M)[:, None] & (n < N)[None, :],
         residual_scale,
         inverse,
@@ -142,7 +144,7 @@ def gemm(
         ),
         {"HAS_BIAS": bias is not None, "BAND": BAND, **last.constants},
         lambda t: (ceil_div(M, t["BM"]) * ceil_div(N, t["BN"]),),
-        product_tiles(M, N, K),
+        product_tiles(M, N, K, wide=residual is None and is_hopper(x)),
         f"{rounded_up(M)}x{N}x{K} {out.dtype}",
         lambda t: {"WHOLE": K % t["BK"] == 0},
     )  # fmt: skip

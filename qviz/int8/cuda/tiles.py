@@ -6,14 +6,16 @@ of them exist to fill the GPU, and large enough that its operands are read few t
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from qviz.int8.cuda.launch import ceil_div
 from qviz.int8.cuda.tuning import Tile, rounded_up
 
 NAMES = ("BM", "BN", "BK")
-#: (rows, columns, depth, warps, stages), the largest first. None spills registers on sm_80 or
-#: sm_90 (tests/test_cuda_compiled.py).
-PRODUCTS = (
-    (128, 256, 64, 8, 4),
+Sizes = tuple[int, int, int, int, int]
+#: Rows, columns, depth, warps, stages; the largest first.
+PRODUCTS: tuple[Sizes, ...] = (
     (128, 128, 128, 8, 3),
     (128, 128, 64, 8, 4),
     (128, 64, 128, 4, 3),
@@ -25,38 +27,70 @@ PRODUCTS = (
     (16, 64, 128, 4, 5),
     (16, 32, 256, 2, 4),
 )
+#: Only where the tensor cores read shared memory themselves (Hopper) do registers suffice for this
+#: one, and not for a residual beside it.
+WIDEST: Sizes = (128, 256, 128, 8, 3)
+#: For kernels that work out the address of every byte, which takes registers.
+GATHERED: tuple[Sizes, ...] = (
+    (128, 64, 32, 8, 2),
+    (64, 64, 32, 4, 2),
+    (64, 32, 32, 4, 2),
+    (32, 32, 32, 2, 2),
+    (16, 32, 64, 2, 2),
+)
 #: Tiles that a GPU should have to work on at a time: about its number of multiprocessors.
 ENOUGH = 96
 #: Candidates of one shape.
 MOST = 6
 #: An int8 tensor-core instruction multiplies 32 codes.
 SHALLOWEST = 32
-#: Below this a sum is short.
-SHORT = 512
+#: How much longer than the sum its steps may be together.
+MOST_WASTE = 1.25
 
 
-def product_tiles(rows: int, columns: int, depth: int) -> tuple[Tile, ...]:
+def deepest(depth: int) -> int:
+    """The longest step in which a sum of ``depth`` products is made without much waste."""
+    steps = (256, 128, 64)
+    return next((s for s in steps if ceil_div(depth, s) * s <= MOST_WASTE * depth), SHALLOWEST)
+
+
+def is_hopper(x: Tensor) -> bool:
+    """Whether ``x`` lies on a GPU of compute capability 9."""
+    return x.is_cuda and torch.cuda.get_device_capability(x.device)[0] == 9
+
+
+def product_tiles(
+    rows: int, columns: int, depth: int, *, times: int = 1, wide: bool = False
+) -> tuple[Tile, ...]:
     """Candidates for a product of these sizes: first the largest that leaves enough tiles.
 
     Args:
         rows: M.
         columns: N, of one group.
-        depth: K; no tile is deeper than all of it.
+        depth: K; no tile is deeper than its sum.
+        times: how many such products the call is: groups, or matrices of a batch.
+        wide: ``WIDEST`` may be among them.
     """
+    table = (WIDEST, *PRODUCTS) if wide else PRODUCTS
+    most = deepest(depth)
+    shallow = {(bm, bn, min(bk, most), w, s): None for bm, bn, bk, w, s in table}
+    return _near(tuple(shallow), rows, columns, times)
+
+
+def gathered_tiles(rows: int, columns: int, *, times: int = 1) -> tuple[Tile, ...]:
+    """Candidates for a kernel that reads byte by byte; arguments as of ``product_tiles``."""
+    return _near(GATHERED, rows, columns, times)
+
+
+def _near(table: tuple[Sizes, ...], rows: int, columns: int, times: int) -> tuple[Tile, ...]:
     most_rows, most_columns = max(rounded_up(rows), 16), max(rounded_up(columns), 32)
-    # A short sum in steps that divide it; in a long one a part of the last step is no loss.
-    step = depth & -depth if depth < SHORT else rounded_up(depth)
-    most_depth = max(step, SHALLOWEST)
-    shallow = {(bm, bn, min(bk, most_depth), w, s): None for bm, bn, bk, w, s in PRODUCTS}
-    fitting = [t for t in shallow if t[0] <= most_rows and t[1] <= most_columns]
-    first = next(
-        (
-            i
-            for i, t in enumerate(fitting)
-            if ceil_div(rows, t[0]) * ceil_div(columns, t[1]) >= ENOUGH
-        ),
-        len(fitting) - 1,
-    )
-    near = fitting[max(0, min(first - 2, len(fitting) - MOST)) :][:MOST]
-    ordered = [fitting[first], *(t for t in near if t is not fitting[first])]
-    return tuple(Tile(NAMES, (bm, bn, bk), w, s) for bm, bn, bk, w, s in ordered)
+    fitting = [t for t in table if t[0] <= most_rows and t[1] <= most_columns]
+
+    def count(tile: Sizes) -> int:
+        return ceil_div(rows, tile[0]) * ceil_div(columns, tile[1]) * times
+
+    last = len(fitting) - 1
+    first = next((i for i, tile in enumerate(fitting) if count(tile) >= ENOUGH), last)
+    start = max(0, min(first - 2, len(fitting) - MOST))
+    chosen = [fitting[first], *(t for t in fitting[start : start + MOST] if t != fitting[first])]
+    return tuple(Tile(NAMES, tile[:3], *tile[3:]) for tile in chosen)

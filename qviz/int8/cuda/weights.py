@@ -42,7 +42,8 @@ def rows(packed: PackedWeight) -> Tensor:
 
 def taps(packed: PackedWeight) -> Tensor:
     """A depthwise weight [N, 1, *kernel] as int8 [kernel positions, N]: neighbours are channels."""
-    return packed.form("taps", lambda: packed.weight.flatten(1).t().contiguous())
+    made: Tensor = packed.form("taps", lambda: packed.weight.flatten(1).t().contiguous())
+    return made
 
 
 def flipped(packed: PackedWeight, groups: int) -> Tensor:
