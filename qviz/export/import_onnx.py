@@ -138,6 +138,8 @@ def _said(matched: Mapping[str, Node], graph: Graph, symmetric: bool) -> tuple[S
         for operand, rounded in _inputs(op, matched[op.name]):
             if rounded is None:
                 floats.append(operand.name)
+                if operand.kind == "weight":
+                    weights.setdefault(operand.tensor, Scales((), None))
             elif operand.kind == "weight":
                 weights[operand.tensor] = Scales(tuple(rounded.scale.reshape(-1).tolist()))
             else:

@@ -165,7 +165,10 @@ class Pieces:
             made, output = ends[0].output[0], Source(value, self.grid(ends[0]))
         else:
             made, output = value, Source(value, None)
-        piece = self._piece(node.name, KERNELS[node.op_type], cut, made, output)
+        kernel = KERNELS[node.op_type]
+        if kernel == "matmul" and self._codes_of(node.input[1]) is None:
+            kernel = "linear"  # its second factor is stored
+        piece = self._piece(node.name, kernel, cut, made, output)
         piece = replace(piece, bias_share=self._bias_share(node, output))
         return piece, {made} if output.grid is not None else set()
 
