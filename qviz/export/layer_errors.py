@@ -21,7 +21,7 @@ from qviz.export.request import Request
 from qviz.progress import Reporter
 
 #: Samples, and multiply-accumulates that they may take: enough for errors that do not wobble.
-SAMPLES, MACS = 64, 2 * 10**11
+SAMPLES, MACS = 64, 3 * 10**10
 BATCH = 8
 
 
@@ -45,12 +45,13 @@ class Errors:
 
     def add(self, found: Tensor, wanted: Tensor) -> None:
         """More elements."""
-        error = found.double() - wanted.double()
+        error = found - wanted
         self.count += error.numel()
-        self.total += float(error.sum())
-        self.squares += float(error.square().sum())
-        self.largest = max(self.largest, float(error.abs().amax())) if error.numel() else 0.0
-        self.signal += float(wanted.double().square().sum())
+        self.total += float(error.sum(dtype=torch.float64))
+        self.squares += float(error.square().sum(dtype=torch.float64))
+        low, high = torch.aminmax(error)
+        self.largest = max(self.largest, -float(low), float(high))
+        self.signal += float(wanted.square().sum(dtype=torch.float64))
 
     @property
     def mean(self) -> float:
