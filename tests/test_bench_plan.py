@@ -189,7 +189,7 @@ def test_a_trade_says_how_both_of_its_numbers_are_known() -> None:
 def test_the_page_names_what_is_slower() -> None:
     assert plan_latency.slower(PRICES.slower, PRICES) == (
         "int8 is slower here than fp32 (measured on a CPU, 1 thread): fc (7.00 against 5.00 µs). "
-        "Left in float they cost no time."
+        "Left in float they would save time."
     )
 
 

@@ -230,5 +230,5 @@ def slower(rows: tuple[OpTime, ...], found: Prices) -> str:
     more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
     return (
         f"int8 is slower here than {found.float_type} ({found.label}): {', '.join(ops)}{more}. "
-        "Left in float they cost no time."
+        "Left in float they would save time."
     )
