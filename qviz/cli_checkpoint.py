@@ -95,6 +95,7 @@ def _exported(options: argparse.Namespace, made: dict[str, Any]) -> str:
         proven = f", parity {parity}" if parity else ""
         lines.append(f"{name} written to {result.get('folder', options.output)}{proven}")
         lines += [f"  changed: {change}" for change in result.get("changed", ())]
+        lines += [f"  {result['note']}"] if "note" in result else []
         files = dict(result.get("files", {}))
         if files:
             rows = [(file, f"{show.count(size)}B") for file, size in files.items()]

@@ -103,6 +103,7 @@ def export(request: Request) -> dict[str, Any]:
         "layers": len(layers),
         "widths": list(widths),
         "samples": data.count,
+        "note": f"measured on {data.count} samples of {request.data.name}",
     }
 
 

@@ -44,7 +44,11 @@ def export(request: Request) -> dict[str, Any]:
         _sensitivity(request),
     ]
     texts = {f"{n.key}.json": model_explorer(n, request.graph) for n in numbers if n.values}
-    return write_texts(request.folder, texts) | {"samples": measured.samples}
+    return write_texts(request.folder, texts) | {
+        "samples": measured.samples,
+        "note": f"SQNR measured on {measured.samples} samples of {request.data.name}, sensitivity "
+        f"estimated on {min(SAMPLES, request.data.count)}",
+    }
 
 
 def _by_op(request: Request, grids: Grids, measured: Measured) -> dict[str, tuple[float, float]]:
