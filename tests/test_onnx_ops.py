@@ -53,6 +53,7 @@ def moves(x: Tensor) -> Many:
         *(F.pad(x, (1, 2, 0, 1)), F.pad(x, (0, 1), value=2.0), F.pixel_shuffle(x, 2)),
         *(F.pad(x, (1, 1, 0, 1), mode="reflect"), F.pad(x, (1, 0, 0, 1), mode="replicate")),
         *(x.repeat_interleave(2, 1), x.tril(), x.triu(1), x.unflatten(1, (2, 2))),
+        *(x[:, :1].expand_as(x), F.normalize(x, dim=1), x.abs().sum(1).unsqueeze(0).squeeze()),
     )
 
 

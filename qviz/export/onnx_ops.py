@@ -204,6 +204,13 @@ def _reduction(kind: str) -> Translator:
     return translate
 
 
+def _norm(c: Call) -> str:
+    kind = {1: "ReduceL1", 2: "ReduceL2"}.get(c.a["ord"])
+    if kind is None:
+        raise c.refuse(f"a norm of order {c.a['ord']}")
+    return _reduction(kind)(c)
+
+
 def _cumsum(c: Call) -> str:
     x = c.cast(c.a["self"], c.val.dtype)
     return c.result("CumSum", x, c.b.scalar(c.axis(c.a["dim"]), torch.int64))
@@ -311,6 +318,7 @@ TRANSLATORS: dict[Any, Translator] = {
     aten.bitwise_and.Tensor: _logic("And"),
     aten.bitwise_or.Tensor: _logic("Or"),
     aten.cumsum.default: _cumsum,
+    aten.linalg_vector_norm.default: _norm,
     aten.argmax.default: _argmax("ArgMax"),
     aten.argmin.default: _argmax("ArgMin"),
 }

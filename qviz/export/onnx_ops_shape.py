@@ -108,6 +108,10 @@ def _expand(c: Call) -> str:
     return c.result("Expand", c.value().name, c.sizes(sizes))
 
 
+def _expand_as(c: Call) -> str:
+    return c.result("Expand", c.value().name, c.emit("Shape", c.value("other").name))
+
+
 def _repeat(c: Call) -> str:
     x, extra = c.value().name, len(c.a["repeats"]) - len(c.shape())
     if extra:
@@ -305,6 +309,7 @@ MOVES: dict[Any, Translator] = {
     aten.squeeze.dims: _squeeze,
     aten.unsqueeze.default: _unsqueeze,
     aten.expand.default: _expand,
+    aten.expand_as.default: _expand_as,
     aten.repeat.default: _repeat,
     aten.repeat_interleave.self_int: _repeat_interleave,
     aten.flip.default: _flip,
