@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from qviz import __version__
 from qviz.affine import range_params
 from qviz.data import Batch
 from qviz.errors import CheckpointError, DataError, ModelError, ShapeError
-from qviz.int8 import twin
+from qviz.int8 import placement, twin
 from qviz.int8.folder import EXPORT_AGAIN, check_file, read_manifest, write_folder
 from qviz.int8.lower import Lowered
 from qviz.int8.parity import flat_inputs
@@ -202,10 +202,14 @@ def _activations(lowered: Lowered) -> dict[str, Any]:
 class Checkpoint(nn.Module):
     """An int8 model read from a folder; call it as the original model was called.
 
+    ``.to("cuda")`` moves it to a GPU; ``.to(torch.float16)`` (or bfloat16) chooses what its float
+    ops run in. Inputs and outputs stay float32 (placement.py).
+
     Attributes:
         folder: where it was read from.
         manifest: ``checkpoint.json``.
         program: the integer program.
+        place: its device and the type of its float ops.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], program: fx.GraphModule) -> None:
@@ -213,6 +217,18 @@ class Checkpoint(nn.Module):
         self.folder = folder
         self.manifest = manifest
         self.program = program
+        self.place = placement.HOME
+        self._source = program.graph
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Checkpoint:
+        """Every ``.to()``, ``.cuda()``, ``.half()`` ... ends here."""
+        place = placement.asked(fn, self.place)
+        if place == self.place:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        else:
+            self.program = placement.placed(self.program, self._source, place)
+            self.place = place
+        return self
 
     @property
     def recipe(self) -> Recipe:
@@ -228,16 +244,20 @@ class Checkpoint(nn.Module):
         Raises:
             DataError: an input is missing, or is not one of the model's.
             ShapeError: an input has another shape or dtype than the model takes.
+            DeviceError: an input lies elsewhere than the model, or the GPU's memory is full.
         """
         args, kwargs = _arranged(self.manifest["inputs"], args, kwargs)
-        with torch.no_grad():
+        placement.check_inputs((*args, *kwargs.values()), self.place)
+        with torch.no_grad(), placement.reported():
             return self.program(*args, **kwargs)
 
     def run(self, batch: Batch) -> list[Any]:
         """The outputs for a batch, flat; what the model does not take is left out."""
         for item, value in zip(self.manifest["inputs"], self.inputs(batch), strict=True):
             _check_input(item, value)
-        return run_flat(self.program, batch)
+        placement.check_inputs(self.inputs(batch), self.place)
+        with placement.reported():
+            return run_flat(self.program, batch)
 
     def inputs(self, batch: Batch) -> list[Tensor]:
         """A batch's tensors in the order of the program's inputs."""

@@ -54,7 +54,9 @@ def grid(scale: float, qmin: int, qmax: int) -> QuantParams:
 
 def _real(x: Tensor, scale: float) -> Tensor:
     """A tensor in float, whether it holds codes or real values."""
-    return x if x.is_floating_point() else affine.dequantize(x, grid(scale, -128, 127))
+    if x.is_floating_point():
+        return x.to(torch.float32)
+    return affine.dequantize(x, grid(scale, -128, 127))
 
 
 def dequantized_weight(weight: Tensor, scale: Tensor, *, transposed: bool = False) -> Tensor:
@@ -73,12 +75,12 @@ def simulated(kernel: str, a: Arguments, weight: Tensor | None) -> Tensor:
         weight: its dequantized weight, for an op that has one.
 
     Returns:
-        What the call gives: int8 codes, or float32.
+        What the call gives: int8 codes, or floats.
     """
     if kernel == "quantize":
-        return affine.quantize(a["x"], grid(a["scale"], a["qmin"], a["qmax"]))
+        return affine.quantize(a["x"].to(torch.float32), grid(a["scale"], a["qmin"], a["qmax"]))
     if kernel == "dequantize":
-        return affine.dequantize(a["q"], grid(a["scale"], -128, 127))
+        return _typed(affine.dequantize(a["q"], grid(a["scale"], -128, 127)), a)
     if kernel == "max_pool":
         return _pool(a["x"].to(torch.float32), a).to(torch.int8)
     if kernel == "matmul":
@@ -89,8 +91,13 @@ def simulated(kernel: str, a: Arguments, weight: Tensor | None) -> Tensor:
         y = _weighted(kernel, a, _real(a["x"], a["x_scale"]), weight)
     y = _activated(y, a)
     if a["out_scale"] is None:
-        return y
+        return _typed(y, a)
     return affine.quantize(y, grid(a["out_scale"], a["out_qmin"], a["out_qmax"]))
+
+
+def _typed(y: Tensor, a: Arguments) -> Tensor:
+    """Floats in the type that the call writes."""
+    return y.to(a["out_dtype"] or torch.float32)
 
 
 def _weighted(kernel: str, a: Arguments, x: Tensor, weight: Tensor | None) -> Tensor:

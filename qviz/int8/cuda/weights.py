@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from qviz.int8.packing import PackedWeight
+from qviz.int8.packing import PackedWeight, packed_weight
 
 #: Bytes of the widest load; rows begin at multiples of it.
 ALIGNED = 16
@@ -57,10 +57,28 @@ def flipped(packed: PackedWeight, groups: int) -> Tensor:
     def make() -> Tensor:
         weight = packed.weight
         parts = weight.unflatten(0, (groups, -1)).transpose(1, 2)
-        turned = parts.flatten(0, 1).flip(tuple(range(2, weight.dim())))
+        turned: Tensor = parts.flatten(0, 1).flip(tuple(range(2, weight.dim())))
         return turned.contiguous()
 
     return packed.form(("flipped", groups), make)
+
+
+def prepare(kernel: str, weight: Tensor, groups: int) -> None:
+    """Make the form that the calls of an operator with this weight will read.
+
+    Args:
+        kernel: ``linear``, ``conv`` or ``conv_transpose``.
+        weight: int8, as the operator takes it.
+        groups: of the convolution.
+    """
+    packed = packed_weight(weight)
+    if kernel == "conv_transpose":
+        packed = packed_weight(flipped(packed, groups))
+    plain = packed.weight
+    if kernel != "linear" and groups > 1 and plain.shape[1] == 1 and plain.dim() < 5:
+        taps(packed)
+    else:
+        rows(packed)
 
 
 def alignment(x: Tensor) -> str | None:
