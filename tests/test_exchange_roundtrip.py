@@ -86,6 +86,14 @@ def _int8(name: str, chosen: Recipe) -> set[str]:
     return {n for n, d in resolve(chosen, network(name)[1]).items() if d.int8}
 
 
+@pytest.mark.parametrize("format", ["aimet", "amct"])
+def test_a_zero_point_in_the_middle_is_one(format: str, tmp_path: Path) -> None:
+    chosen = recipe("residual", "ort-cpu").with_range("x", -1.28, 1.27)
+    path = written("residual", expressible("residual", chosen, format), tmp_path, format)
+    found = read("residual", path, recipe("residual", "ort-cpu")).recipe.range_of["x"]
+    assert (found.lo, found.hi) == pytest.approx((-1.28, 1.27), rel=1e-6)
+
+
 @pytest.mark.parametrize("file", ["calibration.json", "minmax.json"])
 def test_ranges_without_skips_come_back_from_the_other_forms(file: str, tmp_path: Path) -> None:
     chosen = recipe("residual")

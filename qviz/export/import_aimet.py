@@ -16,7 +16,7 @@ from typing import Any
 
 from qviz.export.importing import Imported
 from qviz.export.reading import json_of, json_or_none, step, whole, wrong
-from qviz.export.said import Said, Scales, Span
+from qviz.export.said import Said, Scales, Span, span_of
 from qviz.export.taken import to_recipe
 from qviz.graph import Graph
 from qviz.recipe import Recipe
@@ -62,7 +62,7 @@ def read(path: Path, graph: Graph, base: Recipe) -> Imported:
         elif is_weight:
             weights[name] = Scales(tuple(scales), bits)
         else:
-            activations[name] = _span(path, name, scales, offsets, bits)
+            activations[name] = _span(path, name, scales, offsets, bits, base)
     floats = content.get("excluded_layers", [])
     if not isinstance(floats, list) or not all(isinstance(n, str) for n in floats):
         raise wrong(path, "excluded_layers is not a list of names")
@@ -139,14 +139,12 @@ def _grid_of_2(
     return scales, offsets, bits
 
 
-def _span(path: Path, name: str, scales: list[float], offsets: list[int], bits: int) -> Span:
+def _span(
+    path: Path, name: str, scales: list[float], offsets: list[int], bits: int, base: Recipe
+) -> Span:
     if len(scales) > 1:
         raise wrong(path, f"activation {name} has one scale per channel, which no recipe can say")
-    (scale,), (offset,) = scales, offsets
-    half = 1 << (bits - 1)
-    if offset == -half:
-        return Span(-scale * (half - 1), scale * (half - 1), bits)
-    return Span(offset * scale, (offset + 2 * half - 1) * scale, bits, affine=True)
+    return span_of(scales[0], offsets[0], bits, base)
 
 
 def _list(value: object) -> list[object]:

@@ -19,7 +19,7 @@ from typing import Any
 from qviz.errors import FormatError
 from qviz.export.importing import Imported
 from qviz.export.reading import json_of, json_or_none, number, step, text_of, whole, wrong
-from qviz.export.said import Said, Scales, Span
+from qviz.export.said import Said, Scales, Span, span_of
 from qviz.export.taken import to_recipe
 from qviz.graph import Graph
 from qviz.recipe import Recipe
@@ -67,7 +67,7 @@ def read(path: Path, graph: Graph, base: Recipe) -> Imported:
         if "scale_d" in value:
             scale = step(path, value["scale_d"], f"scale_d of {name}")
             offset = whole(path, value.get("offset_d", 0), f"offset_d of {name}")
-            ranges[name] = _span(path, name, scale, offset)
+            ranges[name] = _span(path, name, scale, offset, base)
         found = value.get("scale_w", [])
         if found:
             weights[name] = Scales(tuple(step(path, s, f"scale_w of {name}") for s in found))
@@ -117,12 +117,10 @@ def _layers(path: Path, content: Any) -> tuple[list[str], list[str]]:  # noqa: A
     return enabled, [n for n in layers if n not in enabled]
 
 
-def _span(path: Path, name: str, scale: float, offset: int) -> Span:
+def _span(path: Path, name: str, scale: float, offset: int, base: Recipe) -> Span:
     if not -128 <= offset <= 127:
         raise wrong(path, f"offset_d of {name} is {offset}, not from -128 to 127")
-    if offset == 0:
-        return Span(-127 * scale, 127 * scale)
-    return Span((-128 - offset) * scale, (127 - offset) * scale, affine=True)
+    return span_of(scale, -128 - offset, 8, base)
 
 
 def _records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from qviz.profiles import profile
+from qviz.recipe import Recipe
+
 
 @dataclass(frozen=True)
 class Span:
@@ -24,6 +27,19 @@ class Span:
     bits: int = 8
     affine: bool = False
     calibrator: str | None = None
+
+
+def span_of(scale: float, offset: int, bits: int, base: Recipe) -> Span:
+    """The range of a grid ``x = (code + offset) * scale`` with the codes 0 ... 2^bits - 1.
+
+    With the offset in the middle it is a symmetric grid, whose range is plus and minus amax; under
+    a base with zero points its ends are, so that the same grid comes of it.
+    """
+    half = 1 << (bits - 1)
+    if offset == -half and profile(base.profile).symmetric:
+        return Span(-scale * (half - 1), scale * (half - 1), bits)
+    ends = offset * scale, (offset + 2 * half - 1) * scale
+    return Span(*ends, bits, affine=offset != -half)
 
 
 @dataclass(frozen=True)
