@@ -60,7 +60,7 @@ def test_aimet_s_old_form_reads_like_the_new(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "zero", "ends"), [("int8", 0, (-1.27, 1.27)), ("uint8", 100, (-1.0, 1.55))]
+    ("dtype", "zero", "ends"), [("int8", 0, (-1.28, 1.27)), ("uint8", 100, (-1.0, 1.55))]
 )
 def test_aimet_s_newest_form_reads_like_onnx(
     dtype: str, zero: int, ends: tuple[float, float], tmp_path: Path
