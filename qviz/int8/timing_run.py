@@ -145,10 +145,14 @@ class _Pair:
 def _cast(twin: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
     """Stored floats in another type, and float32 where the code names it."""
     made = copy.deepcopy(twin).to(dtype)
+
+    def typed(value: Any) -> Any:  # noqa: ANN401 - an argument of a node
+        return dtype if value is torch.float32 else value
+
     for node, source in zip(made.graph.nodes, twin.graph.nodes, strict=True):
         node.meta["source"] = source.meta.get("source", source.name)
-        if node.kwargs.get("dtype") is torch.float32:
-            node.kwargs = {**node.kwargs, "dtype": dtype}
+        node.args = tuple(typed(value) for value in node.args)
+        node.kwargs = {key: typed(value) for key, value in node.kwargs.items()}
     made.recompile()
     return made
 
