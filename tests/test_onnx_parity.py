@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import networks
@@ -12,8 +13,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from qviz.errors import DataError, FormatError, ParityError
-from qviz.export import onnx_run
+from qviz.errors import CheckpointError, DataError, FormatError, MissingExtraError, ParityError
+from qviz.export import onnx_ort_cpu, onnx_run, onnx_tensorrt
+from qviz.export.onnx_package import onnxruntime
 from qviz.export.onnx_parity import CURE, OnnxParity, compare, simulated
 from qviz.export.onnx_pieces import Pieces
 from qviz.export.onnx_run import Session
@@ -155,9 +157,7 @@ def test_a_file_that_is_not_there_or_not_onnx_is_refused(tmp_path: Path) -> None
 
 
 def test_the_tensorrt_folder_holds_the_file_its_recipe_and_the_proof(tmp_path: Path) -> None:
-    from qviz.export.onnx_tensorrt import export
-
-    made = export(kit.request("residual", tmp_path / "onnx-tensorrt"))
+    made = onnx_tensorrt.export(kit.request("residual", tmp_path / "onnx-tensorrt"))
     folder = Path(made["folder"])
     names = {"model.onnx", "recipe.json", "parity.json", "build.sh", "build_engine.py"}
     assert {p.name for p in folder.iterdir()} == names == set(made["files"])
@@ -175,22 +175,18 @@ def test_the_tensorrt_folder_holds_the_file_its_recipe_and_the_proof(tmp_path: P
 def test_the_metric_under_onnxruntime_differs_by_no_more_than_the_flipped_samples(
     tmp_path: Path,
 ) -> None:
-    from qviz.export.onnx_ort_cpu import export
-
-    said = export(kit.request("residual", tmp_path))["onnxruntime"]
+    said = onnx_ort_cpu.export(kit.request("residual", tmp_path))["onnxruntime"]
     assert said["flips"] is not None
     assert abs(said["onnxruntime"] - said["simulated"]) <= said["flips"] / said["samples"]
 
 
 def test_for_onnxruntime_both_recipes_are_measured(tmp_path: Path) -> None:
-    from qviz.export.onnx_ort_cpu import export
-
-    made = export(kit.request("residual", tmp_path))
+    made = onnx_ort_cpu.export(kit.request("residual", tmp_path))
     assert made["derived"]["from"] == "cuda"
     assert 0 <= made["derived"]["simulated"] <= 1
     written = Recipe.from_json((tmp_path / "recipe.json").read_text())
     assert written == kit.recipe("residual", "ort-cpu")
-    own = export(kit.request("residual", tmp_path, written))
+    own = onnx_ort_cpu.export(kit.request("residual", tmp_path, written))
     assert "derived" not in own
 
 
@@ -203,32 +199,46 @@ def test_what_is_derived_clips_above_where_it_did_and_below_at_zero_after_relu()
 
 
 def test_onnxruntime_uses_integer_kernels_for_the_uint8_form(tmp_path: Path) -> None:
-    from qviz.export.onnx_ort_cpu import export
-
-    said = export(kit.request("residual", tmp_path))["onnxruntime"]
+    said = onnx_ort_cpu.export(kit.request("residual", tmp_path))["onnxruntime"]
     assert said["kernels"]["QLinearConv"] == 3
     assert said["left_float"] == ["fc"]  # its output is float
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    from qviz.errors import CheckpointError
-    from qviz.export.onnx_tensorrt import export
-
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError) as failed:
-        export(kit.request("residual", tmp_path / "file" / "onnx"))
+        onnx_tensorrt.export(kit.request("residual", tmp_path / "file" / "onnx"))
     assert str(failed.value) == (
         f"{tmp_path / 'file' / 'onnx'}: it cannot be written (not a directory). "
         "Free some space or name another folder."
     )
 
 
+def test_an_op_that_cannot_be_written_is_a_refusal_among_other_formats(tmp_path: Path) -> None:
+    import qviz
+    from qviz.export import export
+
+    class Determinant(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = torch.linalg.det(self.fc(x)).unsqueeze(1)
+            return out
+
+    session = qviz.open(Determinant(), calibration=[kit.images(3, 3) for _ in range(4)])
+    session.calibrate()
+    recipe = session.recipe(calibrator="max")
+    made = export(session, recipe, tmp_path, formats=("onnx-ort-cpu", "aimet"), refuse="report")
+    assert made["onnx-ort-cpu"]["refused"].endswith(
+        "there is no translation of it. "
+        "Write it with other operations in forward, or export another format."
+    )
+    assert "folder" in made["aimet"]
+
+
 def test_missing_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    from qviz.errors import MissingExtraError
-    from qviz.export.onnx_package import onnxruntime
-
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError) as failed:
         onnxruntime()

@@ -10,7 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from qviz.errors import FormatError, InputError, MissingExtraError, ParityError, QvizError
+from qviz.errors import (
+    FormatError,
+    InputError,
+    MissingExtraError,
+    ParityError,
+    QvizError,
+    UnsupportedModelError,
+)
 from qviz.export.formats import EXPORTERS, Exporter, Format
 from qviz.export.limits import Limits, Nearest, nearest
 from qviz.export.request import Request, Source, make_request
@@ -72,6 +79,7 @@ def export(
     Raises:
         InputError: a format is not known.
         FormatError: a format asked for by name cannot express the recipe.
+        UnsupportedModelError: a format asked for by name has no form for an op of the model.
         MissingExtraError: a format asked for by name needs a package that is not installed.
         CheckpointError: the folder cannot be written.
         ParityError: integer execution differs from the simulation; the files are there all the
@@ -98,7 +106,7 @@ def export(
             made[name] = form.export(request)
             if fit.changes:
                 made[name]["changed"] = [str(change) for change in fit.changes]
-        except (FormatError, MissingExtraError) as refusal:
+        except (FormatError, MissingExtraError, UnsupportedModelError) as refusal:
             if not lenient:
                 failures.append(refusal)
             made[name] = {"refused": str(refusal)}

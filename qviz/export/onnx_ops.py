@@ -1,7 +1,8 @@
 """TRANSLATORS: how each aten op is written in ONNX. Here arithmetic, activations and logic.
 
-A row for each op; ``onnx_ops_shape.py`` has what moves values, ``onnx_ops_nn.py`` what has weights
-or windows. What is not in the table is refused by name.
+A row for each op; ``onnx_ops_shape.py`` has what moves values, ``onnx_ops_index.py`` what looks
+them up or makes them, ``onnx_ops_nn.py`` what has weights or windows,
+``onnx_ops_activations.py`` the activations. What is not in the table is refused by name.
 """
 
 from __future__ import annotations
@@ -13,16 +14,11 @@ import torch
 from torch import Tensor
 
 from qviz.export.onnx_call import Call, Translator
+from qviz.export.onnx_ops_activations import ACTIVATIONS, unary
+from qviz.export.onnx_ops_index import LOOKUPS
 from qviz.export.onnx_ops_nn import LAYERS
 from qviz.export.onnx_ops_shape import MOVES
 from qviz.rewrite import aten
-
-
-def _unary(kind: str, **attributes: Any) -> Translator:
-    def translate(c: Call) -> str:
-        return c.result(kind, c.tensor("self"), **attributes)
-
-    return translate
 
 
 def _binary(kind: str) -> Translator:
@@ -88,22 +84,6 @@ def _logic(kind: str) -> Translator:
     return translate
 
 
-def _clip(c: Call) -> str:
-    low = c.a.get("min_val", c.a.get("min"))
-    high = c.a.get("max_val", c.a.get("max"))
-    limits = ["" if v is None else c.cast(v, c.val.dtype) for v in (low, high)]
-    return c.result("Clip", c.tensor("self"), *limits)
-
-
-def _relu6(c: Call) -> str:
-    return c.result("Clip", c.tensor("self"), *(c.b.scalar(v, c.val.dtype) for v in (0.0, 6.0)))
-
-
-def _silu(c: Call) -> str:
-    x = c.tensor("self")
-    return c.result("Mul", x, c.emit("Sigmoid", x, main=True), main=False)
-
-
 def _division(c: Call) -> str:
     mode = c.a.get("rounding_mode")
     pair = (c.tensor("self"), c.tensor("other"))
@@ -132,49 +112,6 @@ def _square(c: Call) -> str:
 
 def _rsqrt(c: Call) -> str:
     return c.result("Reciprocal", c.emit("Sqrt", c.tensor("self"), main=True), main=False)
-
-
-def _softmax(c: Call) -> str:
-    return c.result("Softmax", c.tensor("self"), axis=c.axis(c.a["dim"]))
-
-
-def _safe_softmax(c: Call) -> str:
-    """Zero where a row is hidden completely, for which Softmax gives NaN."""
-    weights = c.emit("Softmax", c.tensor("self"), main=True, axis=c.axis(c.a["dim"]))
-    hidden = c.emit("IsNaN", weights)
-    return c.result("Where", hidden, c.b.scalar(0.0, c.val.dtype), weights, main=False)
-
-
-def _log_softmax(c: Call) -> str:
-    return c.result("LogSoftmax", c.tensor("self"), axis=c.axis(c.a["dim"]))
-
-
-def _gelu(c: Call) -> str:
-    return c.result("Gelu", c.tensor("self"), approximate=c.a["approximate"])
-
-
-def _leaky(c: Call) -> str:
-    return c.result("LeakyRelu", c.tensor("self"), alpha=float(c.a["negative_slope"]))
-
-
-def _elu(c: Call) -> str:
-    if c.a["scale"] != 1 or c.a["input_scale"] != 1:
-        raise c.refuse("a scaled elu")
-    return c.result("Elu", c.tensor("self"), alpha=float(c.a["alpha"]))
-
-
-def _prelu(c: Call) -> str:
-    slope, rank = c.tensor("weight"), c.val.dim()
-    if rank > 2 and c.shape("weight")[0] > 1:  # one slope per channel, which is axis 1
-        shape = c.b.integers(-1, *[1] * (rank - 2))
-        slope = c.emit("Reshape", slope, shape)
-    return c.result("PRelu", c.tensor("self"), slope)
-
-
-def _softplus(c: Call) -> str:
-    if c.a["beta"] != 1:
-        raise c.refuse("softplus with a beta")
-    return c.result("Softplus", c.tensor("self"))
 
 
 def _where(c: Call) -> str:
@@ -208,7 +145,7 @@ def _norm(c: Call) -> str:
     kind = {1: "ReduceL1", 2: "ReduceL2"}.get(c.a["ord"])
     if kind is None:
         raise c.refuse(f"a norm of order {c.a['ord']}")
-    return _reduction(kind)(c)
+    return str(_reduction(kind)(c))
 
 
 def _cumsum(c: Call) -> str:
@@ -227,9 +164,6 @@ def _argmax(kind: str) -> Callable[[Call], str]:
 
 
 _UNARY = {
-    aten.relu.default: "Relu",
-    aten.sigmoid.default: "Sigmoid",
-    aten.tanh.default: "Tanh",
     aten.exp.default: "Exp",
     aten.log.default: "Log",
     aten.sqrt.default: "Sqrt",
@@ -243,8 +177,6 @@ _UNARY = {
     aten.round.default: "Round",
     aten.sign.default: "Sign",
     aten.reciprocal.default: "Reciprocal",
-    aten.hardswish.default: "HardSwish",
-    aten.mish.default: "Mish",
 }
 _BINARY = {
     "Add": (aten.add.Tensor, aten.add.Scalar),
@@ -264,9 +196,11 @@ _REDUCED = {
 
 #: aten op -> how it is written.
 TRANSLATORS: dict[Any, Translator] = {
+    **ACTIVATIONS,
     **LAYERS,
+    **LOOKUPS,
     **MOVES,
-    **{target: _unary(kind) for target, kind in _UNARY.items()},
+    **{target: unary(kind) for target, kind in _UNARY.items()},
     **{target: _binary(kind) for kind, targets in _BINARY.items() for target in targets},
     **{
         getattr(getattr(aten, name), form): _comparison(kind)
@@ -276,29 +210,12 @@ TRANSLATORS: dict[Any, Translator] = {
     **{target: _reduction(kind) for kind, targets in _REDUCED.items() for target in targets},
     aten.ne.Scalar: _comparison("Equal", inverted=True),
     aten.ne.Tensor: _comparison("Equal", inverted=True),
-    aten.hardsigmoid.default: _unary("HardSigmoid", alpha=1.0 / 6.0, beta=0.5),
-    aten.selu.default: _unary("Selu"),
-    aten.relu6.default: _relu6,
-    aten.hardtanh.default: _clip,
-    aten.clamp.default: _clip,
-    aten.clamp_min.default: _clip,
-    aten.clamp_max.default: _clip,
-    aten.silu.default: _silu,
     aten.div.Tensor: _division,
     aten.div.Tensor_mode: _division,
     aten.pow.Tensor_Scalar: _power,
     aten.pow.Tensor_Tensor: _power,
     aten.square.default: _square,
     aten.rsqrt.default: _rsqrt,
-    aten.softmax.int: _softmax,
-    aten._softmax.default: _softmax,
-    aten._safe_softmax.default: _safe_softmax,
-    aten.log_softmax.int: _log_softmax,
-    aten.gelu.default: _gelu,
-    aten.leaky_relu.default: _leaky,
-    aten.elu.default: _elu,
-    aten.prelu.default: _prelu,
-    aten.softplus.default: _softplus,
     aten.where.self: _where,
     aten.where.ScalarOther: _where,
     aten.where.ScalarSelf: _where,
