@@ -73,7 +73,7 @@ def certificate_lines(found: dict[str, Any]) -> str:
     worst = [row for row in words.calls(found)[:WORST] if row["one_step"] or row["more"]]
     lines = [
         f"certificate  {'passed' if found['passed'] else 'FAILED'}: {found['metric']} on "
-        f"{found['samples']:,} samples; {words.verdict_sentence(found)}",
+        f"{found['samples']:,} samples",
         show.table(words.heads(found), words.backend_rows(found)),
     ]
     if worst:
@@ -95,7 +95,7 @@ def certificate_lines(found: dict[str, Any]) -> str:
         "verified",
         show.table(
             ("what<", "name<", "digest<"),
-            ((what, name, digest[:32]) for what, name, digest in words.identity_rows(found)),
+            words.identity_rows(found),
         ),
         words.machine_sentence(found),
     ]

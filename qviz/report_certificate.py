@@ -68,14 +68,15 @@ def verdict(one: Found) -> str:
 def notes(found: Found) -> list[str]:
     """What is to be said about single backends: why not run, where from, compared with what."""
     usual = found["tolerance"]["one_step"]
-    lines = []
+    about: dict[str, list[str]] = {}
     for one in found["backends"]:
-        parts = [f"{one['reason']}." if one["reason"] else "", one["because"]]
-        if one["allowed"] != usual:
-            parts.insert(0, f"at most {percent(one['allowed'])} of its outputs one step off.")
-        if said := " ".join(part for part in parts if part):
-            lines.append(f"{one['title'][:1].upper()}{one['title'][1:]}: {said}")
-    return lines
+        said = " ".join(p for p in (one["reason"] and f"{one['reason']}.", one["because"]) if p)
+        share = one["allowed"]
+        if said or share != usual:
+            more = "" if share == usual else f" (at most {percent(share)} one step off)"
+            about.setdefault(said, []).append(f"{one['title']}{more}")
+    lines = (f"{', '.join(titles)}: {said}" for said, titles in about.items())
+    return [f"{line[:1].upper()}{line[1:]}" for line in lines]
 
 
 def value(found: Found, held: float | None, metric: Metric | None = None) -> str:
@@ -98,14 +99,19 @@ def changed(held: Found | None) -> str:
 
 def calls(found: Found) -> list[Found]:
     """Every integer call of every backend, worst first, each with its ``backend``."""
-    rows = [{"backend": one["name"], **row} for one in found["backends"] for row in one["rows"]]
-    return sorted(rows, key=_badness, reverse=True)
+    rows = [
+        (_badness(row, one["allowed"]), {"backend": one["name"], **row})
+        for one in found["backends"]
+        for row in one["rows"]
+    ]
+    return [row for _, row in sorted(rows, key=lambda pair: pair[0], reverse=True)]
 
 
-def _badness(row: Found) -> tuple[float, float, float]:
+def _badness(row: Found, allowed: float) -> tuple[float, float, float]:
+    """Measured by what the backend may: float16 sums fall beside a tie far more often."""
     largest = float("inf") if row["largest"] is None else row["largest"]
     size = max(1, row["count"])
-    return row["more"] / size, row["one_step"] / size, largest
+    return row["more"] / size, row["one_step"] / size / allowed, largest
 
 
 def call_rows(found: Found, most: int | None = None) -> list[tuple[str, ...]]:

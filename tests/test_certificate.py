@@ -389,7 +389,7 @@ def test_the_onnx_files_beside_it_are_backends_too(beside: Path) -> None:
     for name in ("same", "other"):
         one = found.backend(name)
         assert (one.verdict, one.file) == ("passed", f"{name}/model.onnx")
-        assert one.because.startswith("Its ops are compared with the file computed word by word. ")
+        assert one.because.startswith("Op by op beside the file computed word by word. ")
         assert one.rows
     assert found.backend("same").simulated == found.backend("simulated").value
     assert {"same/model.onnx", "other/model.onnx"} <= set(found.subject.files)
@@ -486,7 +486,7 @@ def test_an_export_compares_onnx_with_the_simulation_itself(tmp_path: Path) -> N
     for name in ("onnx-tensorrt", "onnx-ort-cpu"):
         one = found.backend(name)
         assert one.verdict == "passed"
-        assert one.because.startswith("Its ops are compared with the simulation of its recipe. ")
+        assert one.because.startswith("Op by op beside the simulation of its recipe. ")
         assert one.from_float is not None
 
 

@@ -22,7 +22,6 @@ from qviz.errors import DataError, FormatError, InputError, MissingExtraError, Q
 from qviz.int8.certificate import BackendResult, Kernel
 from qviz.int8.checkpoint import Checkpoint
 from qviz.int8.folder import sha256
-from qviz.int8.parity import Parity
 from qviz.int8.results import Judge, not_run, scored
 from qviz.progress import OnProgress, Reporter
 from qviz.recipe import Recipe
@@ -156,8 +155,8 @@ def _result(
     return replace(
         result,
         file=f"{name}/{FILE}",
-        kernels=_kernels(parity),
-        because=f"Its ops are compared with {against}. {REASON}",
+        kernels=(Kernel("all", "CPUExecutionProvider", "ONNX Runtime chooses them"),),
+        because=f"Op by op beside {against}. {REASON}",
     )
 
 
@@ -183,9 +182,3 @@ def _recipe(noted: dict[str, str]) -> Recipe | None:
         return Recipe.from_json(noted.get("qviz_recipe", ""))
     except InputError:
         return None
-
-
-def _kernels(parity: Parity) -> tuple[Kernel, ...]:
-    kinds = dict.fromkeys(row.kernel for row in parity.rows)
-    why = "ONNX Runtime's CPU provider chooses"
-    return tuple(Kernel(kind, "onnxruntime", why) for kind in kinds)
