@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from int8_models import MODELS
+from int8_timed import MODELS
 from timing import RESULTS, ratios, report, write
 from torch import Tensor, nn
 
