@@ -33,30 +33,12 @@ LARGEST_BIAS = 2.0**30
 HALF_TINY = 2.0**-24
 
 
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """One QuantizeLinear of the file.
-
-    Attributes:
-        value: name of the value that is rounded.
-        tensor: name of the tensor whose range it uses.
-        codes: name of the codes.
-        params: the grid, with the scale as it is stored.
-    """
-
-    value: str
-    tensor: str
-    codes: str
-    params: QuantParams
-
-
 @dataclass(eq=False)
 class Quantizers:
     """Quantized operands of a recipe, written into a file as they are read.
 
     Attributes:
         carry: round before a value is moved as well, if only int8 operands read it afterwards.
-        pairs: every QuantizeLinear written, by the name of its codes.
         widened: weight -> number of channels whose step was enlarged for the bias.
     """
 
@@ -64,7 +46,6 @@ class Quantizers:
     simulator: Simulator
     recipe: Recipe
     carry: bool = False
-    pairs: dict[str, Pair] = field(default_factory=dict)
     widened: dict[str, int] = field(default_factory=dict)
     _written: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -128,7 +109,6 @@ class Quantizers:
             name=f"{value}_QuantizeLinear",
             outputs=(f"{value}_QuantizeLinear_Output",),
         )
-        self.pairs[codes] = Pair(value, tensor, codes, params)
         return b.node(
             "DequantizeLinear",
             (codes, *grid),

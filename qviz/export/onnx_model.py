@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from qviz.errors import FormatError
 from qviz.export.onnx_builder import ELEMENTS, Builder
-from qviz.export.onnx_grids import Pair, Quantizers
+from qviz.export.onnx_grids import Quantizers
 from qviz.export.onnx_package import onnx
 from qviz.export.onnx_writer import Writer
 from qviz.graph import Graph
@@ -37,12 +37,10 @@ class OnnxModel:
 
     Attributes:
         proto: the ``ModelProto``.
-        pairs: every rounded activation, by the name of its codes.
         widened: weight -> channels whose step was enlarged so that the bias fits into int32.
     """
 
     proto: Any
-    pairs: dict[str, Pair]
     widened: dict[str, int]
 
     def content(self) -> bytes:
@@ -109,9 +107,7 @@ def onnx_model(
         producer_version=version("qviz"),
     )
     helper.set_model_props(proto, _metadata(graph, recipe, float_type, model_digest))
-    if quantizers is None:
-        return OnnxModel(proto, {}, {})
-    return OnnxModel(proto, quantizers.pairs, quantizers.widened)
+    return OnnxModel(proto, {} if quantizers is None else quantizers.widened)
 
 
 def _output(graph: Graph) -> fx.Node:
