@@ -46,7 +46,8 @@ def patches(x: Tensor, kernel: Sequence[int], how: Geometry) -> Tensor:
             1,
         ),
     )
-    return windows.reshape(groups, x.shape[0] * torch.Size(sizes).numel(), -1)
+    depth = torch.Size(kernel).numel() * per_group
+    return windows.reshape(groups, x.shape[0] * torch.Size(sizes).numel(), depth)
 
 
 def in_parts(x: Tensor, kernel: Sequence[int], how: Geometry) -> Iterator[Tensor]:
