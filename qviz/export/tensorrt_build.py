@@ -18,8 +18,8 @@ LAYERS = "engine.layers.json"
 
 _SH = """\
 #!/bin/sh
-# Builds engine.plan from model.onnx with TensorRT 10 or 11 and writes {layers}, the precision of
-# every layer: qviz precision {layers}
+# Builds engine.plan from model.onnx with TensorRT 10 or 11 and writes {layers}, from which
+# `qviz precision .` says which precision each op got.
 # --stronglyTyped is needed before TensorRT 11, which always is.
 set -e
 cd "$(dirname "$0")"
