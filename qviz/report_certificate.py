@@ -161,7 +161,7 @@ def parity_sentence(found: Found, name: str = "cpu") -> str:
     title = one["title"][:1].upper() + one["title"][1:]
     return (
         f"{title} {said} what was simulated: {many} compared on "
-        f"{found['samples']:,} samples, {count(p['count'])} outputs, {p['one_step']:,} of them one "
+        f"{one['compared']:,} samples, {count(p['count'])} outputs, {p['one_step']:,} of them one "
         f"step off{rare} and {p['more']:,} more than one step."
     )
 

@@ -34,6 +34,7 @@ CPU_RESULT = BackendResult(
     sqnr_db=140.0,
     kernels=(Kernel("conv2d", "onednn", "exact in the self-test"),),
     rows=(ROW,),
+    compared=2000,
 )
 
 

@@ -389,6 +389,7 @@ def test_the_onnx_files_beside_it_are_backends_too(beside: Path) -> None:
     for name in ("same", "other"):
         one = found.backend(name)
         assert (one.verdict, one.file) == ("passed", f"{name}/model.onnx")
+        assert one.compared == 12
         assert one.because.startswith("Op by op beside the file computed word by word. ")
         assert one.rows
     assert found.backend("same").simulated == found.backend("simulated").value

@@ -96,6 +96,7 @@ class BackendResult:
         sqnr_db: of its outputs against the simulated ones.
         kernels: that it chose on this machine.
         rows: its integer calls against the simulation on identical codes.
+        compared: samples that the calls were compared on; the metric is of all samples.
         allowed: share of their outputs that may be one step off.
         because: why that is another share than elsewhere, or what the calls were compared with;
             "" where the certificate's tolerance says it all.
@@ -114,6 +115,7 @@ class BackendResult:
     sqnr_db: float | None = None
     kernels: tuple[Kernel, ...] = ()
     rows: tuple[ParityRow, ...] = ()
+    compared: int = 0
     allowed: float = MOST_ONE_STEP
     because: str = ""
 

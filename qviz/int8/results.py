@@ -107,6 +107,7 @@ class Judge:
             same_class=_same_class(outputs, wanted),
             sqnr_db=score("sqnr", outputs, None, wanted).value,
             rows=parity.rows,
+            compared=len(outputs),
             allowed=parity.allowed,
         )
 

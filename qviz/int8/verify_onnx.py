@@ -156,6 +156,7 @@ def _result(
         result,
         file=f"{name}/{FILE}",
         kernels=(Kernel("all", "CPUExecutionProvider", "ONNX Runtime chooses them"),),
+        compared=min(data.count, COMPARED),
         because=f"Op by op beside {against}. {REASON}",
     )
 
