@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from architectures import architecture, images
+from architectures import architecture, images, timm
 from torch import Tensor, nn
 
 from qviz.errors import MissingExtraError
@@ -34,6 +34,7 @@ def bert_base(seed: int = 0) -> nn.Module:
     Raises:
         MissingExtraError: transformers is not installed.
     """
+    timm()  # transformers looks at torchvision too, which then has the operators it asks for
     try:
         import transformers
     except ImportError as error:
