@@ -6,6 +6,7 @@ import sys
 import time
 import types
 from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from qviz.export import EXPORTERS, Exporter, Format, Request
 from qviz.recipe import Recipe
 from qviz.ui import visit as visiting
 from qviz.ui.export_folder import Target, target, written
+from qviz.ui.export_formats import missing_packages
 from qviz.ui.export_words import about, plain
 from qviz.ui.launch import MAIN
 from qviz.ui.workspace import Workspace
@@ -154,6 +156,50 @@ def test_the_formats_are_those_of_the_registry(
     (table,) = (frame.value for frame in at.dataframe if "bytes" in frame.value)
     assert ["other/other.bin", 4] in table.to_numpy().tolist()
     assert "Verify" not in [one.label for one in at.button]
+
+
+def results(at: AppTest) -> list[list[str]]:
+    """What became of each format."""
+    (found,) = (frame.value for frame in at.dataframe if "result" in frame.value)
+    return [[str(cell) for cell in row] for row in found.to_numpy()]
+
+
+def test_a_format_that_cannot_express_the_recipe_gets_the_nearest_if_asked(
+    at: AppTest, tmp_path: Path
+) -> None:
+    into(at, tmp_path / "out")
+    at.pills(key="export_formats").set_value(["amct"]).run()
+    assert any("Cannot express this recipe. The nearest: int8 add" in t for t in said(at.caption))
+    at.button(key="export_start").click().run()
+    finished(at, "export")
+    ((name, result, _, note),) = results(at)
+    assert (name, result) == ("amct", "not written")
+    assert note.startswith("Huawei AMCT: cannot express the recipe: int8 add (")
+
+    at.toggle(key="export_nearest").set_value(True).run()
+    assert any("Will be written as: int8 add" in text for text in said(at.caption))
+    at.button(key="export_start").click().run()
+    finished(at, "export")
+    ((name, result, _, note),) = results(at)
+    assert (name, result) == ("amct", "written, nearest recipe")
+    assert note.startswith("int8 add (")
+
+
+def test_all_formats_are_chosen_at_once(at: AppTest) -> None:
+    at.button(key="export_all").click().run()
+    assert at.pills(key="export_formats").value == list(EXPORTERS)
+    assert not at.exception
+    told = said(at.caption)
+    assert all(any(text.startswith(f"**{name}**") for text in told) for name in EXPORTERS)
+    at.button(key="export_first").click().run()
+    assert at.pills(key="export_formats").value == ["checkpoint"]
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["numpy>=2.0", "onnx>=1.18; extra == 'onnx'", "nosuch>=1; extra == 'onnx'"]
+    monkeypatch.setattr(metadata, "requires", lambda package: wanted)
+    assert missing_packages("onnx") == ("nosuch",)
+    assert missing_packages("app") == ()
 
 
 def test_an_export_is_written_and_proven(at: AppTest, tmp_path: Path) -> None:

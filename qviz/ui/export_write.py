@@ -131,9 +131,13 @@ def result(workspace: Workspace, folder: Path) -> None:
         jobs_view.failure(shown)
     made = _made(workspace, folder)
     found = written(folder, sure=made is not None)
-    if found is None:
+    if found is None and made is None:
         return
     st.subheader("What was written")
+    if made is not None:
+        _told(made.formats)
+    if found is None:  # all of them refused
+        return
     st.code(str(folder), language=None)
     st.dataframe(
         files_table(found.files),
@@ -143,8 +147,6 @@ def result(workspace: Workspace, folder: Path) -> None:
         alt="Files that were written, with their sizes",
     )
     _same_recipe(workspace, found)
-    if made is not None:
-        _told(made.formats)
     if not found.runs:
         return
     certificate(workspace, found)
