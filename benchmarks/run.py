@@ -21,6 +21,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "calibration": (),
     "graph_coverage": (),
     "sensitivity": (),
+    "onnx_accuracy": (),
 }
 
 
