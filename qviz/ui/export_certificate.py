@@ -34,6 +34,7 @@ def certificate(workspace: Workspace, found: Written) -> None:
         column_config=words.BACKEND_COLUMNS,
         hide_index=True,
         width="stretch",
+        placeholder="-",
         alt="Backends with their verdicts",
     )
     notes = [said.tolerance_sentence(held), *said.notes(held)]
