@@ -220,9 +220,9 @@ def test_another_model_gets_the_part_of_the_config_alone(tmp_path: Path) -> None
     ask = request(model, graph, recipe("tokens"), data("tokens", 4), tmp_path, "compressed-tensors")
     made = exported(ask, "compressed-tensors")
     assert list(made["files"]) == ["model.safetensors", "quantization_config.json"]
-    assert made["notes"] == [
+    assert made["note"] == (
         "Put quantization_config.json into your model's config.json, as quantization_config"
-    ]
+    )
 
 
 def test_a_language_model_with_grouped_heads_is_read_back(

@@ -16,7 +16,7 @@ from qviz.capture import capture
 from qviz.errors import CheckpointError, FormatError
 from qviz.export import EXPORTERS, Request, nearest
 from qviz.export.compressed_tensors import joined_alike, own_weights
-from qviz.export.handoff import script, write_files
+from qviz.export.files import script, write_files
 from qviz.export.module_layers import Layer, called_alike, made_by_modules, module_layers
 from qviz.graph import Graph
 from qviz.recipe import Recipe, TensorRange

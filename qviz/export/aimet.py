@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from qviz import __version__
-from qviz.export.files import json_text, write_texts
+from qviz.export.files import json_text, write_files
 from qviz.export.grids import ActivationGrid, WeightGrid, grids_of
 from qviz.export.request import Request
 
@@ -54,7 +54,7 @@ def export(request: Request) -> dict[str, Any]:
         },
         "producer": f"qviz {__version__}",
     }
-    return write_texts(request.folder, {FILE: json_text(content)}) | {
+    return write_files(request.folder, {FILE: json_text(content)}) | {
         "activations": len(found.activations),
         "weights": sum(grid is not None for grid in found.weights.values()),
         "float": len(found.float_ops),

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from qviz.export.files import json_text, write_texts
+from qviz.export.files import json_text, write_files
 from qviz.export.grids import Grids, grids_of
 from qviz.export.request import Request
 
@@ -37,7 +37,7 @@ def export(request: Request) -> dict[str, Any]:
     """
     found = grids_of(request)
     texts = {CONFIG: json_text(_config(request, found)), RECORD: _record(request, found)}
-    return write_texts(request.folder, texts) | {
+    return write_files(request.folder, texts) | {
         "layers": len(found.weights),
         "float": len(found.float_ops),
     }

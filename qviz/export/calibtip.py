@@ -35,7 +35,7 @@ from torch import Tensor
 
 from qviz.evaluate import divergence_metric, outputs
 from qviz.execute import Edits
-from qviz.export.files import write_texts
+from qviz.export.files import write_files
 from qviz.export.request import Request
 from qviz.metrics import score
 from qviz.progress import Reporter
@@ -99,7 +99,7 @@ def export(request: Request) -> dict[str, Any]:
         report.step(part.key, len(part.values))
     found = {key: judge(torch.cat(parts)) for key, parts in made.items()}
     texts = {f"per_layer_accuracy.A{w}.W{w}.csv": _csv(request, layers, w, found) for w in widths}
-    return write_texts(request.folder, texts) | {
+    return write_files(request.folder, texts) | {
         "layers": len(layers),
         "widths": list(widths),
         "samples": data.count,

@@ -17,8 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from qviz.errors import FormatError
-from qviz.export.files import json_text
-from qviz.export.handoff import as_safetensors, write_files
+from qviz.export.files import as_safetensors, json_text, write_files
 from qviz.export.module_layers import Layer, module_layers
 from qviz.export.request import Request
 from qviz.graph import Graph, Op
@@ -104,9 +103,9 @@ def export(request: Request) -> dict[str, Any]:
         note = "Copy the tokenizer's files beside config.json"
     files = {
         TENSORS: as_safetensors(_tensors(model, int8)),
-        name: json_text(content).encode(),
+        name: json_text(content),
     }
-    return {**write_files(request.folder, files), "modules": len(layers), "notes": [note]}
+    return {**write_files(request.folder, files), "modules": len(layers), "note": note}
 
 
 def quantization_config(model: nn.Module, int8: set[str]) -> dict[str, Any]:

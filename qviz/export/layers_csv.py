@@ -21,7 +21,7 @@ import io
 import math
 from typing import Any
 
-from qviz.export.files import write_texts
+from qviz.export.files import write_files
 from qviz.export.grids import Grids, grids_of
 from qviz.export.layer_errors import Measured, measure, rounded_at
 from qviz.export.request import Request
@@ -63,7 +63,7 @@ def export(request: Request) -> dict[str, Any]:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_row(request, op, grids, measured) for op in ops)
-    return write_texts(request.folder, {FILE: text.getvalue()}) | {
+    return write_files(request.folder, {FILE: text.getvalue()}) | {
         "layers": len(ops),
         "samples": measured.samples,
         "note": f"measured on {measured.samples} samples of {request.data.name}",

@@ -16,7 +16,7 @@ from typing import Any
 
 from qviz.coverage import coverage
 from qviz.evaluate import divergence_metric, first_output
-from qviz.export.files import write_texts
+from qviz.export.files import write_files
 from qviz.export.grids import Grids, grids_of
 from qviz.export.layer_errors import Measured, measure
 from qviz.export.request import Request
@@ -44,7 +44,7 @@ def export(request: Request) -> dict[str, Any]:
         _sensitivity(request),
     ]
     texts = {f"{n.key}.json": model_explorer(n, request.graph) for n in numbers if n.values}
-    return write_texts(request.folder, texts) | {
+    return write_files(request.folder, texts) | {
         "samples": measured.samples,
         "note": f"SQNR measured on {measured.samples} samples of {request.data.name}, sensitivity "
         f"estimated on {min(SAMPLES, request.data.count)}",

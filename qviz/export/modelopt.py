@@ -15,8 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from qviz.export.files import json_text
-from qviz.export.handoff import as_safetensors, script, write_files
+from qviz.export.files import as_safetensors, json_text, script, write_files
 from qviz.export.module_layers import Layer, module_layers
 from qviz.export.request import Request
 

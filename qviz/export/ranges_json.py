@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from qviz.export.files import json_text, write_texts
+from qviz.export.files import json_text, write_files
 from qviz.export.grids import ActivationGrid, grids_of
 from qviz.export.request import Request
 
@@ -51,7 +51,7 @@ def export(request: Request) -> dict[str, Any]:
         "float": [*found.float_ops, *found.float_operands],
     }
     texts = {ONNX_RUNTIME: json.dumps(tables, allow_nan=False), MINMAX: json_text(spans)}
-    return write_texts(request.folder, {**texts, OWN: json_text(own)}) | {"tensors": len(spans)}
+    return write_files(request.folder, {**texts, OWN: json_text(own)}) | {"tensors": len(spans)}
 
 
 def _span(grid: ActivationGrid) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from qviz.export.files import json_text, write_texts
+from qviz.export.files import json_text, write_files
 from qviz.export.grids import grids_of
 from qviz.export.request import Request
 
@@ -43,4 +43,4 @@ def export(request: Request) -> dict[str, Any]:
         lines.append(f"{name}: {struct.pack('>f', float(grid.params.scale)).hex()}")
     floats = [*found.float_ops, *found.float_operands]
     texts = {CACHE: "\n".join(lines) + "\n", FLOATS: json_text(floats)}
-    return write_texts(request.folder, texts) | {"tensors": len(found.activations), "note": NOTE}
+    return write_files(request.folder, texts) | {"tensors": len(found.activations), "note": NOTE}

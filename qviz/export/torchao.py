@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from qviz.errors import FormatError
-from qviz.export.handoff import as_safetensors, script, write_files
+from qviz.export.files import as_safetensors, script, write_files
 from qviz.export.module_layers import Layer, module_layers
 from qviz.export.request import Request
 
