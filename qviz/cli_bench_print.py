@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qviz.bench import worst_first
-from qviz.cli_print import number, percent, short, table
+from qviz.cli_print import number, percent, table
 
 if TYPE_CHECKING:
     from qviz.bench import Bench, OpTime
@@ -95,7 +95,7 @@ def _moves(row: OpTime) -> bool:
 
 def _op(row: OpTime) -> tuple[str, ...]:
     return (
-        short(row.op),
+        row.op,
         row.type,
         row.kernel + (f" + {len(row.parts) - 1} fused" if len(row.parts) > 1 else ""),
         number(row.float_us) if row.float_us else "-",
@@ -115,7 +115,7 @@ def plan_lines(
     heads = ("op left in float<", "type<", "accuracy", "<", f"us {how}", "<")
     rows = [
         (
-            short(trade.op),
+            trade.op,
             trade.type,
             percent(trade.gain, signed=True),
             "" if trade.gain is None else "measured" if trade.measured else "estimated",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -187,6 +188,14 @@ def test_a_stopwatch_gives_one_time_per_pair_and_forgets_it() -> None:
     assert watch.read() == []
 
 
+def test_on_one_thread_what_others_take_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    watch = CpuStopwatch()
+    assert watch._now is time.thread_time_ns
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert CpuStopwatch()._now is time.perf_counter_ns
+
+
 def test_a_walk_computes_what_the_program_computes() -> None:
     made = make("residual CNN")
     seen: dict[str, object] = {}
@@ -294,7 +303,7 @@ def test_the_file_keeps_one_bench_per_device_and_drops_other_programs(tmp_path: 
     other = replace(one, device="another")
     write_benches(tmp_path, [one, other])
     write_benches(tmp_path, [replace(one, notes=("again",))])
-    assert [b.notes for b in read_benches(tmp_path)] == [("again",), ()]
+    assert [b.notes for b in read_benches(tmp_path)] == [("again",), one.notes]
     write_benches(tmp_path, [replace(one, program="new")])
     assert [b.program for b in read_benches(tmp_path)] == ["new"]
 

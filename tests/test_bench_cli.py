@@ -85,7 +85,8 @@ def test_a_checkpoint_is_timed_whole_and_per_op(
     assert row(lines, "point") == "point conv2d int8 conv + 2 fused 3.00 1.00 - 0.333"
     assert row(lines, "stem") == "stem conv2d int8 conv + 1 fused 2.00 1.00 1.00 1.00"
     assert row(lines, "x") == "x quantize quantize - 1.00 - -"
-    assert lines[-1] == (
+    assert lines[-1] == ("note: one thread: CPU time, without what other programs took in between")
+    assert lines[-2] == (
         "  all calls one by one: int8 15.0 us, float 18.0 us; of int8 1.00 us are quantize and "
         "dequantize, 7.00 us moving codes and layouts"
     )

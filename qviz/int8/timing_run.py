@@ -30,6 +30,7 @@ from qviz.int8.twin import float_twin
 from qviz.progress import OnProgress, Reporter
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ONE_THREAD = "one thread: CPU time, without what other programs took in between"
 Run = Callable[[], object]
 
 
@@ -77,6 +78,8 @@ def measure(
     watch = timing.stopwatch(how.device)
     report = Reporter("bench", len(batches), progress)
     notes = [*subject.notes, *busy()]
+    if how.device == "cpu" and torch.get_num_threads() == 1:
+        notes.append(ONE_THREAD)
     rows: list[OpTime] = []
     whole: list[WholeTime] = []
     walks: dict[int, float] = {}

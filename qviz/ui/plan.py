@@ -32,6 +32,6 @@ def draft(workspace: Workspace) -> None:
     # the numbers first: they are what a tick is waited for
     follow(workspace, state, choice, known, numbers, right)
     with right:
-        plan_latency.section(workspace, state, choice, known)
+        plan_latency.section(workspace, state, choice, known, prices)
     with toolbar:
         toolbar_of(workspace, state, choice, known)

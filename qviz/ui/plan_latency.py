@@ -66,8 +66,18 @@ def prices(workspace: Workspace, choice: Choice) -> Prices | None:
     return found if isinstance(found, Prices) else None
 
 
-def section(workspace: Workspace, state: PlanState, choice: Choice, known: Known) -> None:
-    """Source, chart and sentences; looks again while something is measured."""
+def section(
+    workspace: Workspace, state: PlanState, choice: Choice, known: Known, drawn: Prices | None
+) -> None:
+    """Source, chart and sentences; looks again while something is measured.
+
+    Args:
+        workspace: of this visit.
+        state: of its plan.
+        choice: the draft.
+        known: what each op does alone.
+        drawn: what the table was drawn with.
+    """
     memory = state_of(workspace)
     _controls(workspace, memory)
     job = _job(memory, choice)
@@ -79,6 +89,8 @@ def section(workspace: Workspace, state: PlanState, choice: Choice, known: Known
         jobs_view.progress(job, key="latency")
         return
     found = prices(workspace, choice)
+    if found is not drawn:  # it came in between: the table has to have it too
+        st.rerun()
     if found is None:
         jobs_view.failure(job.snapshot())
         st.button("Try again", key="latency_again", on_click=ask, args=(workspace,))
