@@ -112,7 +112,7 @@ def test_amct_has_no_int8_add() -> None:
     with pytest.raises(FormatError) as caught:
         nearest(GRAPH, RECIPE, EXPORTERS["amct"].limits).check("Huawei AMCT")
     assert str(caught.value) == (
-        "Huawei AMCT: cannot express the recipe: int8 add (add); float. Export the nearest recipe "
+        "Huawei AMCT: cannot express the recipe: int8 add (add) → float. Export the nearest recipe "
         "that it can express, measured anew, with --nearest (nearest_recipe=True)."
     )
 
@@ -142,12 +142,12 @@ def test_a_tensor_read_in_two_ways_is_refused_where_it_has_one_grid() -> None:
     chosen = recipe("tokens").override(Override("attn:matmul/0", bits=4))
     changes = nearest(attention, chosen, EXPORTERS["aimet"].limits).changes
     assert [str(c) for c in changes] == [
-        "a tensor at several widths (attn:matmul); the widest of them"
+        "a tensor at several widths (attn:matmul) → the widest of them"
     ]
     chosen = recipe("tokens").skip("attn:matmul/0")
     changes = nearest(attention, chosen, EXPORTERS["aimet"].limits).changes
     assert [str(c) for c in changes] == [
-        "a tensor that is int8 for some readers only (attn:matmul); float"
+        "a tensor that is int8 for some readers only (attn:matmul) → float"
     ]
 
 

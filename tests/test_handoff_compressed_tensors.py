@@ -171,7 +171,7 @@ def test_query_key_and_value_are_skipped_together(bert: Bert) -> None:
     self = "encoder.layer.1.attention.self"
     assert str(fit.changes[-1]) == (
         "joined into one layer, but not all int8 with one input range "
-        f"({self}.query, {self}.value); float"
+        f"({self}.query, {self}.value) → float"
     )
 
 

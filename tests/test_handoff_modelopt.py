@@ -113,7 +113,7 @@ def test_ops_without_a_quantizer_are_refused_by_name() -> None:
     _, graph = network("tokens")
     fit = nearest(graph, recipe("tokens"), EXPORTERS["modelopt"].limits)
     assert [str(change) for change in fit.changes] == [
-        "int8 add and matmul (attn:matmul, attn:matmul.1, attn:add); float"
+        "int8 add and matmul (attn:matmul, attn:matmul.1, attn:add) → float"
     ]
 
 

@@ -45,7 +45,7 @@ def test_other_widths_become_8_bits_on_the_operands_that_have_them() -> None:
     found = nearest(GRAPH, chosen, SYMMETRIC_INT8)
     decisions = resolve(found.recipe, GRAPH)
     assert {d.bits for d in decisions.values() if d.int8} == {8}
-    assert changes(chosen, SYMMETRIC_INT8) == ["4 and 6 bits (conv1, fc); 8 bits"]
+    assert changes(chosen, SYMMETRIC_INT8) == ["4 and 6 bits (conv1, fc) → 8 bits"]
 
 
 def test_a_type_that_the_format_lacks_stays_float() -> None:
@@ -62,7 +62,7 @@ def test_an_op_that_is_int8_in_part_stays_float_where_only_whole_ops_can_be_said
     decisions = resolve(found.recipe, GRAPH)
     assert not decisions["conv1/input"].int8
     assert decisions["fc/input"].int8
-    assert changes(chosen, Limits(whole=True)) == ["int8 in some operands only (conv1); float"]
+    assert changes(chosen, Limits(whole=True)) == ["int8 in some operands only (conv1) → float"]
 
 
 def test_an_operand_chosen_by_name_stays_float_with_its_op() -> None:
@@ -78,7 +78,7 @@ def test_each_rule_of_a_format_is_asked_after_the_one_before_was_obeyed() -> Non
         asked.append(chosen.skipped)
         return {"no room": ("fc",)} if "fc" not in chosen.skipped else {}
 
-    assert changes(RECIPE, Limits(rules=(rule, rule))) == ["no room (fc); float"]
+    assert changes(RECIPE, Limits(rules=(rule, rule))) == ["no room (fc) → float"]
     assert asked == [(), ("fc",)]
 
 
@@ -104,11 +104,11 @@ def test_a_refusal_names_the_ops_and_the_way_out() -> None:
     with pytest.raises(FormatError) as caught:
         nearest(GRAPH, chosen, SYMMETRIC_INT8).check("TensorRT")
     assert str(caught.value) == (
-        "TensorRT: cannot express the recipe: 4 bits (fc); 8 bits. Export the nearest recipe that "
+        "TensorRT: cannot express the recipe: 4 bits (fc) → 8 bits. Export the nearest recipe that "
         "it can express, measured anew, with --nearest (nearest_recipe=True)."
     )
 
 
 def test_of_many_ops_three_are_named() -> None:
     change = Change(("a", "b", "c", "d", "e"), "4 bits", "8 bits")
-    assert str(change) == "4 bits (a, b, c and 2 more); 8 bits"
+    assert str(change) == "4 bits (a, b, c and 2 more) → 8 bits"

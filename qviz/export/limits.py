@@ -64,7 +64,7 @@ class Change:
     becomes: str
 
     def __str__(self) -> str:
-        return f"{self.reason} ({_named(self.ops)}); {self.becomes}"
+        return f"{self.reason} ({_named(self.ops)}) → {self.becomes}"
 
 
 @dataclass(frozen=True)
