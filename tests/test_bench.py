@@ -247,6 +247,20 @@ def test_without_a_gpu_cuda_is_refused() -> None:
     )
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_programs_are_run_eager_and_as_a_graph(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder).to("cuda", torch.float16)
+    found = measure(Subject.of_checkpoint(checkpoint), (2,), How("cuda", effort=QUICK))
+    assert not any("not timed" in note for note in found.notes)
+    assert [w.name for w in found.whole] == [
+        "float fp16", "float fp16, CUDA graph", "int8", "int8, CUDA graph",
+    ]  # fmt: skip
+    assert all(w.time.us > 0 for w in found.whole)
+    assert {r.op for r in found.rows if r.is_int8} == {
+        r.op for r in bench("residual CNN").rows if r.is_int8
+    }
+
+
 ROW = OpTime(1, "conv", "conv2d", "int8 conv", (("conv", 8.0),), 1, 8.0, 9.0, 3.0, 1.2)
 
 

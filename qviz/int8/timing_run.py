@@ -8,7 +8,6 @@ folded batch norms and one layout. Everything that is compared is run in turn (`
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,18 +145,16 @@ class _Pair:
 
 
 def _cast(twin: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
-    """Stored floats in another type, and float32 where the code names it."""
-    made = copy.deepcopy(twin).to(dtype)
+    """A twin that nobody else has, its stored floats and every float32 it names in another type."""
 
     def typed(value: Any) -> Any:  # noqa: ANN401 - an argument of a node
         return dtype if value is torch.float32 else value
 
-    for node, source in zip(made.graph.nodes, twin.graph.nodes, strict=True):
-        node.meta["source"] = source.meta.get("source", source.name)
+    for node in twin.graph.nodes:
         node.args = tuple(typed(value) for value in node.args)
         node.kwargs = {key: typed(value) for key, value in node.kwargs.items()}
-    made.recompile()
-    return made
+    twin.recompile()
+    return twin.to(dtype)  # its own registrations: the tensors themselves are not changed
 
 
 @dataclass(frozen=True)
