@@ -15,12 +15,14 @@ from onnx import numpy_helper
 
 from qviz.errors import CheckpointError, DataError, FormatError, MissingExtraError, ParityError
 from qviz.export import onnx_ort_cpu, onnx_run, onnx_tensorrt
+from qviz.export.onnx_model import onnx_model
 from qviz.export.onnx_package import onnxruntime
 from qviz.export.onnx_parity import CURE, OnnxParity, compare, simulated
 from qviz.export.onnx_pieces import Pieces
 from qviz.export.onnx_run import Session
 from qviz.int8.parity import ParityRow
 from qviz.recipe import Recipe
+from qviz.simulate import Simulator
 
 NETWORKS = list(networks.NETWORKS)
 
@@ -63,8 +65,29 @@ def test_float16_is_within_one_step_of_itself_word_by_word() -> None:
         networks.data("residual", 16).batches(16),
     )
     assert found.more == 0
-    assert found.allowed == 0.1
+    assert (found.allowed, found.allowed_more) == (0.1, 1e-4)
     assert found.passed
+
+
+def test_a_dead_channel_keeps_its_bias_in_float16() -> None:
+    class Dead(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Conv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1)
+            weight = torch.tensor([[1.0, -0.5], [1e-4, 0.0]]).reshape(2, 2, 1, 1)
+            self.first.weight = torch.nn.Parameter(weight)
+            self.first.bias = torch.nn.Parameter(torch.tensor([0.5, 3.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.second(self.first(x).relu())
+            return out
+
+    x = kit.images(8, 2, 4, 4)
+    graph = kit.captured(Dead(), x)
+    recipe = Recipe().with_range("x", -1e-2, 1e-2).with_range("relu", 0, 4)
+    content = onnx_model(Simulator(graph), recipe, float_type="float16").content()
+    found = compare(content, [networks.batch(x)])
+    assert [r.more for r in found.rows] == [0, 0, 0]
 
 
 def test_a_conv_and_its_relu_are_one_piece_that_ends_in_codes() -> None:

@@ -15,6 +15,7 @@ import torch
 
 from qviz.affine import QuantParams
 from qviz.export.onnx_package import onnx
+from qviz.export.onnx_run import FLOAT_TYPE
 
 #: ONNX operators that have int8 arithmetic -> what a row calls it.
 KERNELS = {
@@ -26,6 +27,8 @@ KERNELS = {
 }
 #: What is fused behind an op.
 ACTIVATIONS = ("Relu", "Clip")
+#: Number of the ONNX element type float16.
+HALF = 10
 #: Numbers of ONNX element types -> dtype.
 DTYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 10: torch.float16}
 
@@ -45,6 +48,7 @@ class Piece:
         op: name of its node, which is the op's.
         kernel: ``conv``, ``linear``, ``matmul``, ``add``; ``quantize`` for a tensor alone.
         content: the little model.
+        half: its floats are float16.
         inputs: by name.
         dtypes: of the float inputs.
         output: what it makes.
@@ -55,6 +59,7 @@ class Piece:
     op: str
     kernel: str
     content: bytes
+    half: bool
     inputs: Mapping[str, Source]
     dtypes: Mapping[str, torch.dtype]
     output: Source
@@ -92,8 +97,8 @@ class Pieces:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
         self._outputs = {o.name for o in graph.output}
-        halves = any(i.data_type == 10 for i in graph.initializer)
-        self._float = 10 if halves else 1
+        halves = any(i.data_type == HALF for i in graph.initializer)
+        self._float = HALF if halves else 1
 
     def __iter__(self) -> Iterator[Piece]:
         covered: set[str] = set()
@@ -231,8 +236,11 @@ class Pieces:
         model = helper.make_model(
             graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version
         )
+        if self._float == HALF:
+            helper.set_model_props(model, {FLOAT_TYPE: "float16"})
         dtypes = {n: DTYPES[numbers[n]] for n, s in cut.inputs.items() if s.grid is None}
-        return Piece(op, kernel, model.SerializeToString(), cut.inputs, dtypes, output)
+        half = self._float == HALF
+        return Piece(op, kernel, model.SerializeToString(), half, cut.inputs, dtypes, output)
 
     def _number(self, grid: QuantParams | None) -> int:
         """Element type of a value."""

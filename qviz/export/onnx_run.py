@@ -19,6 +19,11 @@ from qviz.export.onnx_package import onnxruntime
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 #: Errors only: what is said of every file with float16 scales is no news.
 LOG_ERRORS = 3
+#: What ONNX Runtime must not do to a float16 file: it computes the step of an int32 bias, which is
+#: the product of two scales, in float16, where it vanishes, and the channel with it.
+NOT_FOR_HALF = ("WeightBiasQuantization",)
+#: Property of a file: the float type of what is not int8.
+FLOAT_TYPE = "qviz_float_type"
 
 
 class Session:
@@ -54,12 +59,14 @@ class Session:
         )
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
+        given = model if isinstance(model, bytes) else str(model)
+        kind = {"providers": ["CPUExecutionProvider"]}
         try:
-            self._session = package.InferenceSession(
-                model if isinstance(model, bytes) else str(model),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
+            self._session = package.InferenceSession(given, options, **kind)
+            said = self._session.get_modelmeta().custom_metadata_map
+            if said.get(FLOAT_TYPE) == "float16":
+                kind["disabled_optimizers"] = list(NOT_FOR_HALF)
+                self._session = package.InferenceSession(given, options, **kind)
         except Exception as failure:  # its errors have no common base that is public
             named = "the ONNX graph" if isinstance(model, bytes) else str(model)
             why = str(failure).strip().splitlines()[0][:200].rstrip(".")
@@ -68,8 +75,8 @@ class Session:
             ) from failure
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
-        said = self._session.get_modelmeta().custom_metadata_map.get("qviz_inputs")
-        self._keys: dict[str, int | str] = dict(json.loads(said)) if said else {}
+        keys = said.get("qviz_inputs")
+        self._keys: dict[str, int | str] = dict(json.loads(keys)) if keys else {}
 
     def run(self, batch: Batch) -> list[Tensor]:
         """The model's outputs for a batch.
