@@ -87,6 +87,13 @@ def test_a_product_runs_on_int8_tensor_cores(
     assert code.count(WIDE_STORE) > 0 or name == "heads"  # rows of 197 begin anywhere
 
 
+def test_24_channels_are_read_8_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = conv(image(32, 24, 28, 28), codes(96, 24, 3, 3), 1, 1)
+    code = code_of(call, 80, monkeypatch)
+    assert code.count(r"cp\.async\.ca\.shared\.global \[[^;]*, (0x8|8),") > 0
+    assert code.count(r"ld\.global[.\w:]*\.b8 ") == 0
+
+
 def test_the_widest_tile_of_hopper_spills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ((launch, _),) = caught(linear_to_codes, monkeypatch)
     *sizes, warps, stages = tiles.WIDEST

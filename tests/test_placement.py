@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from qviz.data import Batch
 from qviz.errors import QvizError
-from qviz.int8 import placement
+from qviz.int8 import moving, placement
 from qviz.int8.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from qviz.int8.parity import parity
 from qviz.rewrite import aten
@@ -158,11 +158,11 @@ def test_constants_beyond_half_precision_and_integers_that_become_floats() -> No
     program = torch.export.export(Odd(), (x, ids)).module(check_guards=False)
     assert isinstance(program, fx.GraphModule)
     place = placement.Place(torch.device("cpu"), torch.float16)
-    moved = placement.placed(program, program.graph, place)
+    moved = moving.placed(program, program.graph, place)
     found, wanted = moved(x, ids), program(x, ids)
     assert found.dtype is torch.float32
     assert torch.allclose(found, wanted, atol=2e-3)
     made = [n for n in moved.graph.nodes if n.target is aten.softmax.int]
     assert made[0].args[0].target is not aten.to.dtype  # it ran in half: nothing to convert
-    there = placement.placed(program, program.graph, placement.Place(torch.device("meta"), x.dtype))
+    there = moving.placed(program, program.graph, placement.Place(torch.device("meta"), x.dtype))
     assert there(x.to("meta"), ids.to("meta")).device.type == "meta"

@@ -32,7 +32,7 @@ from qviz import __version__
 from qviz.affine import range_params
 from qviz.data import Batch
 from qviz.errors import CheckpointError, DataError, ModelError, ShapeError
-from qviz.int8 import placement, twin
+from qviz.int8 import moving, placement, twin
 from qviz.int8.folder import EXPORT_AGAIN, check_file, read_manifest, write_folder
 from qviz.int8.lower import Lowered
 from qviz.int8.parity import flat_inputs
@@ -203,7 +203,7 @@ class Checkpoint(nn.Module):
     """An int8 model read from a folder; call it as the original model was called.
 
     ``.to("cuda")`` moves it to a GPU; ``.to(torch.float16)`` (or bfloat16) chooses what its float
-    ops run in. Inputs and outputs stay float32 (placement.py).
+    ops run in. Inputs and outputs stay float32 (moving.py).
 
     Attributes:
         folder: where it was read from.
@@ -226,7 +226,7 @@ class Checkpoint(nn.Module):
         if place == self.place:
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         else:
-            self.program = placement.placed(self.program, self._source, place)
+            self.program = moving.placed(self.program, self._source, place)
             self.place = place
         return self
 

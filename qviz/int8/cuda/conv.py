@@ -16,12 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qviz.int8.cuda import weights
 from qviz.int8.cuda.epilogue import finish, finish_arguments, pointer, scaled
 from qviz.int8.cuda.gemm import BAND, tile_of
 from qviz.int8.cuda.launch import Launch, ceil_div, run
 from qviz.int8.cuda.tiles import gathered_tiles, is_hopper, product_tiles
 from qviz.int8.cuda.tuning import rounded_up
-from qviz.int8.cuda.weights import ALIGNED
 from qviz.int8.epilogue import Epilogue
 from qviz.int8.operands import Geometry
 
@@ -64,6 +64,7 @@ def int8_conv(
     ACTIVATION: tl.constexpr,
     CODES: tl.constexpr,
     WHOLE: tl.constexpr,
+    UNIT: tl.constexpr,
     BAND: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -71,9 +72,10 @@ def int8_conv(
 ):
     """Input [*, H, W, C] by weight [N, R * S * CG]; out and residual are [M = * P Q, N].
 
-    CG = C / groups and NG = N / groups are arguments: worked out here, Triton would not know that
-    they are multiples of 16 and would read single bytes.
+    C and CG = C / groups are given in units of UNIT bytes: that they are multiples of it is what
+    lets Triton read so many bytes at a time.
     """
+    C, CG = C * UNIT, CG * UNIT
     group = tl.program_id(1)
     rows, columns = (M + BM - 1) // BM, (NG + BN - 1) // BN
     pm, pn = tile_of(tl.program_id(0), rows, columns, BAND)
@@ -211,6 +213,15 @@ def int8_conv_gathered(
     )
 
 
+#: Fewer channels than this leave most of a block of ``int8_conv`` empty.
+FEWEST = 16
+
+
+def takes_blocks(per_group: int) -> bool:
+    """Whether ``int8_conv`` is for so many channels per group, rather than the gathering kernel."""
+    return per_group >= FEWEST and weights.unit(per_group) >= weights.WORD
+
+
 def window(kernel: tuple[int, int], how: Geometry) -> dict[str, object]:
     """A 2d window as constants of a kernel."""
     names = ("R", "S", "SH", "SW", "PH", "PW", "DH", "DW")
@@ -229,7 +240,7 @@ def convolution(
     residual: Tensor | None,
     out: Tensor,
 ) -> Tensor:
-    """Run one of the kernels: the gathering one where 16 channels are not to be had at a time.
+    """Run one of the kernels: the gathering one where channels are few or no multiple of 4.
 
     Args:
         x: int8 [B, C, H, W], channels last in memory.
@@ -251,7 +262,8 @@ def convolution(
     batch, N, P, Q = out.shape
     C, H, W = x.shape[1:]
     CG, NG, M = C // how.groups, N // how.groups, batch * P * Q
-    wide = CG % ALIGNED == 0
+    unit = weights.unit(CG)
+    wide = takes_blocks(CG)
     if wide:
         widest = residual is None and is_hopper(x)
         tiles = product_tiles(M, NG, CG, times=how.groups, wide=widest)
@@ -268,10 +280,10 @@ def convolution(
         int8_conv if wide else int8_conv_gathered,
         (
             x, rows, scale, pointer(bias, scale), last.residual, out,
-            M, H, W, C, P, Q, N, *((CG,) if wide else ()), NG, rows.stride(0),
-            x_scale, *last.numbers,
+            M, H, W, C // unit if wide else C, P, Q, N, *((CG // unit,) if wide else ()), NG,
+            rows.stride(0), x_scale, *last.numbers,
         ),
-        constants if wide else {**constants, "CG": CG},
+        {**constants, **({"UNIT": unit} if wide else {"CG": CG})},
         lambda t: (ceil_div(M, t["BM"]) * ceil_div(NG, t["BN"]), how.groups),
         tiles,
         f"{rounded_up(batch)}x{C}x{H}x{W} {N}x{kernel} {tuple(how)} {out.dtype}",

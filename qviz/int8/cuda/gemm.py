@@ -2,7 +2,7 @@
 
     out[m, n] = finish(sum_k x[m, k] * w[n, k])
 
-Both operands are read along k, 16 bytes at a time where a row begins at a multiple of 16 bytes.
+Both operands are read along k, 16 bytes at a time where rows begin at multiples of 16 bytes.
 """
 
 # Triton compiles the decorated functions: their arguments are pointers and blocks of its own.
@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qviz.int8.cuda import weights
 from qviz.int8.cuda.epilogue import finish, finish_arguments, pointer, scaled
 from qviz.int8.cuda.launch import Launch, ceil_div, run
 from qviz.int8.cuda.tiles import is_hopper, product_tiles
@@ -60,12 +61,18 @@ def int8_gemm(
     ACTIVATION: tl.constexpr,
     CODES: tl.constexpr,
     WHOLE: tl.constexpr,
+    UNIT: tl.constexpr,
     BAND: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """Rows [M, K] by rows [N, K], ``ldx`` and ``ldw`` apart; out and residual are [M, N]."""
+    """Rows [M, K] by rows [N, K], ``ldx`` and ``ldw`` apart; out and residual are [M, N].
+
+    K and ldx are given in units of UNIT bytes: that they are multiples of it is what lets Triton
+    read so many bytes at a time.
+    """
+    K, ldx = K * UNIT, ldx * UNIT
     rows, columns = (M + BM - 1) // BM, (N + BN - 1) // BN
     pm, pn = tile_of(tl.program_id(0), rows, columns, BAND)
     m = pm * BM + tl.arange(0, BM)
@@ -120,7 +127,7 @@ def gemm(
     """Run the kernel.
 
     Args:
-        x: int8 [M, K], last stride 1; rows a multiple of 16 bytes apart are read fastest.
+        x: int8 [M, K], last stride 1; K and the distance of rows as multiples of 16 are best.
         x_scale: of ``x``.
         rows: int8 [N, K] or with longer rows, last stride 1 (weights.py).
         scale: of the weight, float32 [N].
@@ -135,14 +142,15 @@ def gemm(
     (M, K), N = x.shape, out.shape[1]
     if out.numel() == 0:
         return out
+    unit = weights.unit(K, x.stride(0))
     last = finish_arguments(then, residual, scale)
     call = Launch(
         int8_gemm,
         (
             x, rows, scale, pointer(bias, scale), last.residual, out,
-            M, N, K, x.stride(0), rows.stride(0), x_scale, *last.numbers,
+            M, N, K // unit, x.stride(0) // unit, rows.stride(0), x_scale, *last.numbers,
         ),
-        {"HAS_BIAS": bias is not None, "BAND": BAND, **last.constants},
+        {"HAS_BIAS": bias is not None, "UNIT": unit, "BAND": BAND, **last.constants},
         lambda t: (ceil_div(M, t["BM"]) * ceil_div(N, t["BN"]),),
         product_tiles(M, N, K, wide=residual is None and is_hopper(x)),
         f"{rounded_up(M)}x{N}x{K} {out.dtype}",

@@ -3,7 +3,7 @@
 ``chosen()`` says which kernels ran so far, and for each shape why no faster one::
 
     conv 8x3x224x224 by 64x3x7x7 ...: triton gathering gemm (no triton implicit gemm: 3 channels per
-    group are not a multiple of 16)
+    group are fewer than 16 or no multiple of 4)
 
 The environment variable QVIZ_INT8_CUDA says which kernels may be taken:
 

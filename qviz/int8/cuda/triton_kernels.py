@@ -32,7 +32,7 @@ def _gemm_padded(call: Linear) -> Tensor:
 
 
 LINEAR = (
-    Kernel("triton gemm", "triton", lambda call: weights.alignment(call.x), _gemm),
+    Kernel("triton gemm", "triton", lambda call: weights.unaligned(call.x), _gemm),
     Kernel("triton gemm of a padded copy", "triton", lambda call: None, _gemm_padded),
 )
 
@@ -70,8 +70,8 @@ def _pointwise_declines(call: Convolution) -> str | None:
         return OTHER
     if any(s != 1 for s in how.stride) or any(how.padding):
         return "the 1x1 kernel strides or is padded"
-    if call.x.shape[1] % weights.ALIGNED:
-        return f"{call.x.shape[1]} channels are not a multiple of {weights.ALIGNED}"
+    if call.x.shape[1] % weights.WORD:
+        return f"{call.x.shape[1]} channels are not a multiple of {weights.WORD}"
     return None
 
 
@@ -83,8 +83,11 @@ def _depthwise_declines(call: Convolution) -> str | None:
 
 def _implicit_declines(call: Convolution) -> str | None:
     per_group = call.x.shape[1] // call.how.groups
-    if per_group % weights.ALIGNED:
-        return f"{per_group} channels per group are not a multiple of {weights.ALIGNED}"
+    if not conv.takes_blocks(per_group):
+        return (
+            f"{per_group} channels per group are fewer than {conv.FEWEST} "
+            f"or no multiple of {weights.WORD}"
+        )
     return _windows(call)
 
 

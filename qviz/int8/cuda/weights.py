@@ -5,6 +5,8 @@ A form is never the weight itself: the cache would then keep alive what it waits
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,6 +14,8 @@ from qviz.int8.packing import PackedWeight, packed_weight
 
 #: Bytes of the widest load; rows begin at multiples of it.
 ALIGNED = 16
+#: Bytes of the narrowest load that can be on its way while others are computed with.
+WORD = 4
 
 
 def aligned(length: int) -> int:
@@ -81,12 +85,17 @@ def prepare(kernel: str, weight: Tensor, groups: int) -> None:
         rows(packed)
 
 
-def alignment(x: Tensor) -> str | None:
-    """Why the rows of ``x`` cannot be read 16 bytes at a time; None if they can."""
+def unit(*lengths: int) -> int:
+    """Bytes of the widest load that begins at multiples of all ``lengths``: 16, 8, 4, 2 or 1."""
+    return math.gcd(ALIGNED, *lengths)
+
+
+def unaligned(x: Tensor) -> str | None:
+    """Why the rows of ``x`` cannot be read in words; None if they can."""
     if x.stride(-1) != 1:
         return "its rows are not contiguous"
-    if x.dim() > 1 and x.shape[-2] > 1 and x.stride(-2) % ALIGNED:
-        return f"K = {x.shape[-1]} is not a multiple of {ALIGNED}"
+    if unit(x.shape[1], x.stride(0)) < WORD:
+        return f"K = {x.shape[1]} is not a multiple of {WORD}"
     if x.device.type != "meta" and x.data_ptr() % ALIGNED:
         return f"its memory does not begin at a multiple of {ALIGNED} bytes"
     return None
