@@ -8,6 +8,10 @@ Runtime's own static quantization (QDQ, uint8 activations, int8 weights per chan
 the same samples. ``speed_up`` is the reference's time over the contender's: of CPU time, and of
 wall time, which is the one to read with more than one thread. How far each result is from float
 stands beside it. ``--threads`` may be several; what is measured replaces those rows of the results.
+
+Threads for which no processor is free spin while they wait for each other, up to ten times as long
+as the work takes: more than one thread is worth measuring on a quiet machine only. Each row has the
+load of the machine before and after.
 """
 
 from __future__ import annotations
