@@ -35,7 +35,8 @@ def placed(program: fx.GraphModule, source: fx.Graph, place: Place) -> fx.GraphM
     """A program somewhere else.
 
     Args:
-        program: holds the stored tensors; not changed.
+        program: holds the stored tensors; not changed. What was made narrower stays as rounded as
+            it was: load the checkpoint again to get its float32 values back.
         source: its graph as it was saved: for the CPU and float32.
         place: where to.
 

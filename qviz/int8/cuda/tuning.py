@@ -140,9 +140,9 @@ def best(kernel: str, key: str, tiles: tuple[Tile, ...], run: Callable[[Tile], N
 def _time(run: Callable[[Tile], None], tile: Tile) -> float:
     """Median milliseconds of a call; infinite if this GPU cannot hold the tile."""
     import triton
-    from triton.runtime.errors import OutOfResources
+    from triton.runtime.errors import OutOfResources, PTXASError
 
     bench: Any = triton.testing.do_bench
-    with contextlib.suppress(OutOfResources, torch.OutOfMemoryError):
+    with contextlib.suppress(OutOfResources, PTXASError, torch.OutOfMemoryError):
         return float(bench(lambda: run(tile), warmup=WARM, rep=TIMED, return_mode="median"))
     return float("inf")
