@@ -4,8 +4,9 @@
 
 For each model and format: the metric in float, simulated and in ONNX Runtime on the whole
 evaluation data; ``flips``, the samples that the last two put into different classes; and
-``flips_of_simulation``, those that the simulation itself moves on as many samples (up to
-``--samples``) when PyTorch computes it with other float kernels. ``speed`` is ONNX Runtime's time
+``flips_of_simulation``, those that the simulation itself moves on up to ``--samples`` when PyTorch
+computes it with other float kernels; ``flips_word_by_word``, those on which the file differs from
+the simulation if ONNX Runtime fuses nothing. ``speed`` is ONNX Runtime's time
 for the float file over that for the int8 file. ``--also`` adds a model from a Python file with
 three factories: model, calibration and evaluation samples. Replaces the rows of its models in
 ``results/onnx.json``.
@@ -62,6 +63,14 @@ def flips_of_simulation(simulator: Simulator, recipe: Recipe, data: Data) -> int
     return int((one.argmax(1) != other.argmax(1)).sum())
 
 
+def flips_word_by_word(path: Path, simulator: Simulator, recipe: Recipe, data: Data) -> int:
+    """Samples that a file puts into another class than the simulation, computed unfused."""
+    session = Onnx(path, fused=False)
+    wanted = outputs(simulator.program, data, simulator.edits(recipe), batch_size=32).values
+    made = torch.cat([session.run(batch)[0] for batch in data.batches(32)])
+    return int((made.argmax(1) != wanted.argmax(1)).sum())
+
+
 def rows(
     name: str, session: Session, options: argparse.Namespace, folder: Path
 ) -> list[dict[str, Any]]:
@@ -89,6 +98,9 @@ def rows(
             "samples": said["samples"],
             "flips": said["flips"],
             "flips_of_simulation": flips_of_simulation(session.simulator, written, few),
+            "flips_word_by_word": flips_word_by_word(
+                folder / form / "model.onnx", session.simulator, written, few
+            ),
             "of_samples": few.count,
             "sqnr_db": said["sqnr_db"],
             "ops_compared": len(parity["rows"]),
