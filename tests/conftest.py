@@ -12,6 +12,15 @@ from qviz.recipe import Recipe
 from qviz.search.skip import SearchResult, SkipPoint
 from qviz.sensitivity import Sensitivity, SensitivityRow
 
+#: Files that take longest. They come first: a worker is given the first tests as one piece, so what
+#: they share is made once, and the other tests go to whoever is free.
+LONGEST = ("test_tutorial", "test_story")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files in front."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left_running() -> Iterator[None]:

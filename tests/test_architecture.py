@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,7 @@ NOT_FOR_PICTURES = {"edges"}
 HEAVY = ("streamlit", "plotly", "numba", "onnx", "onnxruntime", "timm", "torchvision", "torch")
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its name inside it: "search.greedy", "errors"."""
     found = {}
@@ -122,9 +124,20 @@ def group_of(module: str) -> str | None:
     return None
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Absolute names of the modules a file imports, wherever in the file it does so."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return frozenset(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -189,7 +202,7 @@ def test_plotly_is_imported_only_where_pictures_are_made_or_shown() -> None:
 def test_nothing_is_unpickled_outside_the_loader() -> None:
     """`torch.load` stands in one place, so that `weights_only=True` is checked in one place."""
     for name, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert name.startswith("loading"), f"{name} calls torch.load"
                 assert "weights_only=True" in ast.unparse(node), f"{name} unpickles code"

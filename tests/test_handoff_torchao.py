@@ -89,8 +89,8 @@ def test_ops_that_it_has_no_int8_form_of_are_refused_by_name() -> None:
     with pytest.raises(FormatError) as caught:
         fit.check("torchao")
     assert str(caught.value) == (
-        "torchao: cannot express the recipe: int8 add and conv2d (conv1, conv2, conv3 and 1 more); "
-        "float. Export the nearest recipe that it can express, measured anew, with --nearest "
+        "torchao: cannot express the recipe: int8 add and conv2d (conv1, conv2, conv3 and 1 more) "
+        "→ float. Export the nearest recipe that it can express, measured anew, with --nearest "
         "(nearest_recipe=True)."
     )
 

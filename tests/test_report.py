@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import torch
@@ -30,6 +31,9 @@ from qviz.report_content import Content, Measured, RangeView, Source
 from qviz.report_words import changed, covered, decided, exclude, headline, ranged
 from qviz.search.skip import SearchResult
 from qviz.sensitivity import Sensitivity
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 PLAIN = Recipe(calibrator="mse", ranges=(TensorRange("x", -2.0, 2.0, "mse"),))
 MEASURED = Measured(0.9, 0.92, -0.0217, Interval(-0.03, -0.01), 0.5, "kl", 12, 2000)
@@ -259,18 +263,23 @@ def test_a_certificate_of_other_files_is_said_and_not_shown(content: Content) ->
     assert "Tolerance" not in page.text
 
 
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    with browser() as made:
+        yield made
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_it_offline_without_one_request(
-    content: Content, tmp_path: Path, scheme: Literal["light", "dark"]
+    content: Content, tmp_path: Path, chrome: Browser, scheme: Literal["light", "dark"]
 ) -> None:
     path = tmp_path / "report.html"
     path.write_text(html(content), encoding="utf-8")
     asked: list[str] = []
     wrong: list[str] = []
-    with browser() as chromium:
-        context = chromium.new_context(
-            viewport={"width": 420, "height": 900}, color_scheme=scheme, offline=True
-        )
+    with chrome.new_context(
+        viewport={"width": 420, "height": 900}, color_scheme=scheme, offline=True
+    ) as context:
         page = context.new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: wrong.append(message.text))

@@ -42,6 +42,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(launch, "_start", Start())
     monkeypatch.setattr(warm, "up", lambda: None)
     yield tmp_path / "runs"
+    visit.workspaces().models.close(30)  # an open model keeps to the folder of its test
     opening._folder().cleanup()
     opening._folder.clear()
 

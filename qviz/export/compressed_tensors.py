@@ -101,7 +101,7 @@ def export(request: Request) -> dict[str, Any]:
     else:
         name, content = "config.json", {**config, "quantization_config": said}
         note = "Copy the tokenizer's files beside config.json"
-    files = {
+    files: dict[str, str | bytes] = {
         TENSORS: as_safetensors(_tensors(model, int8)),
         name: json_text(content),
     }
