@@ -17,11 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from qviz.bench import Bench, OpTime
 from qviz.digits import number, percent
-from qviz.estimate import Anchor, Effects
+from qviz.estimate import Anchor, Effects, Measured
 from qviz.graph import Graph
 from qviz.recipe import Recipe, resolve
 
@@ -261,22 +260,6 @@ class LatencyMark:
     current: bool = False
     front: bool = False
     key: int = 0
-
-
-class Measured(Protocol):
-    """A recipe measured on the evaluation data."""
-
-    @property
-    def drop(self) -> float:
-        """Relative drop, positive is worse."""
-
-    @property
-    def low(self) -> float:
-        """Lower limit of its 95 % interval."""
-
-    @property
-    def high(self) -> float:
-        """Upper limit."""
 
 
 def marks(

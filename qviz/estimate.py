@@ -190,12 +190,8 @@ def additivity(measured: float, predicted: float, whole: float) -> str | None:
     return None
 
 
-class Point(Protocol):
-    """A measured set of skips."""
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """What is left in float."""
+class Measured(Protocol):
+    """A recipe measured on the evaluation data."""
 
     @property
     def drop(self) -> float:
@@ -208,6 +204,14 @@ class Point(Protocol):
     @property
     def high(self) -> float:
         """Upper limit."""
+
+
+class Point(Measured, Protocol):
+    """A measured set of skips."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """What is left in float."""
 
 
 P = TypeVar("P", bound=Point)

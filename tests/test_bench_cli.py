@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_kit import Even
 from cli_kit import Project, make_project, result
 from int8_models import make
 
@@ -17,26 +18,6 @@ from qviz.int8 import timing, timing_run
 from qviz.int8.checkpoint import save_checkpoint
 from qviz.int8.timing import Effort
 from qviz.int8.timing_file import read_benches
-
-
-class Even:
-    """One microsecond a pair."""
-
-    def __init__(self) -> None:
-        self._pairs = 0
-
-    def ahead(self, calls: int) -> None:
-        pass
-
-    def begin(self) -> None:
-        pass
-
-    def end(self) -> None:
-        self._pairs += 1
-
-    def read(self) -> list[float]:
-        found, self._pairs = [1e-6] * self._pairs, 0
-        return found
 
 
 @pytest.fixture(autouse=True)

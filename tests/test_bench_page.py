@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from bench_kit import Even
 from streamlit.testing.v1 import AppTest
 
 from qviz.errors import RecipeError
@@ -24,26 +25,6 @@ def make():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
 """
-
-
-class Even:
-    """One microsecond a pair."""
-
-    def __init__(self) -> None:
-        self._pairs = 0
-
-    def ahead(self, calls: int) -> None:
-        pass
-
-    def begin(self) -> None:
-        pass
-
-    def end(self) -> None:
-        self._pairs += 1
-
-    def read(self) -> list[float]:
-        found, self._pairs = [1e-6] * self._pairs, 0
-        return found
 
 
 @pytest.fixture

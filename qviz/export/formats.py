@@ -11,6 +11,7 @@ from qviz.export.compressed_tensors import joined_alike, own_weights
 from qviz.export.limits import SYMMETRIC_INT8, Limits
 from qviz.export.module_layers import KINDS, called_alike, made_by_modules
 from qviz.export.request import Request
+from qviz.graph import QUANTIZABLE_TYPES
 
 #: Writes one format into ``request.folder``; the result is plain values, for people and machines.
 Exporter = Callable[[Request], dict[str, Any]]
@@ -47,15 +48,7 @@ class Format:
 
 
 #: What AMCT computes in int8, of what a recipe can decide.
-AMCT_TYPES = (
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-    "linear",
-)
+AMCT_TYPES = tuple(name for name in QUANTIZABLE_TYPES if name not in ("matmul", "add"))
 
 #: Linear layers with a static input scale, as libraries for language models have them.
 LINEAR_INT8 = Limits(
