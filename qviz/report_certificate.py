@@ -75,8 +75,7 @@ def notes(found: Found) -> list[str]:
         if said or share != usual:
             more = "" if share == usual else f" (at most {percent(share)} one step off)"
             about.setdefault(said, []).append(f"{one['title']}{more}")
-    lines = (f"{', '.join(titles)}: {said}" for said, titles in about.items())
-    return [f"{line[:1].upper()}{line[1:]}" for line in lines]
+    return [f"{', '.join(titles)}: {said}" for said, titles in about.items()]
 
 
 def value(found: Found, held: float | None, metric: Metric | None = None) -> str:

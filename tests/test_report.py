@@ -247,8 +247,8 @@ def test_the_certificate_is_a_table_of_backends_with_what_it_is_about(content: C
     for part in (
         "int8 on the CPU",
         "not run",
-        "Int8 on CUDA: PyTorch finds no GPU that it can use.",
-        "Float model: measured at export.",
+        "int8 on CUDA: PyTorch finds no GPU that it can use.",
+        "float model: measured at export.",
         "Tolerance: no output more than one step off, at most 0.100 % of all outputs one step off",
         "avx512_vnni",
         "H100 (compute capability 9.0, driver 570.1, CUDA 12.8)",
