@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ def export(options: argparse.Namespace, command: Sequence[str]) -> int:
     from qviz.cli_open import open_job
     from qviz.store import RunFolder
 
+    if str(options.run).startswith("sample:"):
+        options.run = _run_of_sample(options)
     RunFolder.view(options.run)
     folder, output = options.run.resolve(), options.output.resolve()
     recipe_file = Path(options.recipe).resolve() if options.recipe else folder / "recipe.json"
@@ -63,6 +66,18 @@ def export(options: argparse.Namespace, command: Sequence[str]) -> int:
             if made:
                 print(as_json.text(made) if options.json else _exported(options, made), flush=True)
     return 0
+
+
+def _run_of_sample(options: argparse.Namespace) -> Path:
+    """The run of a sample beside the folder that is asked for; what it lacks is done first."""
+    from qviz import cli_options, cli_verbs
+
+    folder: Path = options.output.with_name(f"{options.output.name}-run")
+    words = ["run", str(options.run), "-o", str(folder), *(["--quiet"] if options.quiet else [])]
+    # standard output is for what export gives, which --json prints for a machine
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        cli_verbs.work(cli_verbs.run, cli_options.parse(words), ["qviz", *words])
+    return folder
 
 
 def _formats(text: str) -> tuple[str, ...]:

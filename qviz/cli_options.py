@@ -217,7 +217,9 @@ def parser() -> Parser:
         add(made)
 
     made = verb("export", "write the int8 checkpoint of a run")
-    made.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    made.add_argument(
+        "run", metavar="RUN", type=Path, help="run folder, or sample:NAME to make its run first"
+    )
     made.add_argument("--recipe", metavar="FILE", help="another one than the run's")
     made.add_argument(
         "--formats", default="checkpoint", metavar="F,...", help="names, or all: see the README"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Project, make_project, result
+from fewer_samples import fewer_samples
 
 from qviz import cli, cli_options, cli_print
 from qviz.cli import main
@@ -175,6 +176,16 @@ def test_export_writes_a_checkpoint_that_is_verified_on_the_data_of_the_run(
     (cpu,) = (one for one in found["backends"] if one["name"] == "cpu")
     assert (found["samples"], cpu["calls"]["more"]) == (120, 0)
     assert found["recorded"]["simulated"] == cpu["simulated"]
+
+
+def test_a_sample_is_exported_in_one_command_with_its_run_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QVIZ_SAMPLES", str(fewer_samples(tmp_path, 100)))
+    words = ["export", "sample:resnet", "-o", str(tmp_path / "int8"), "--formats", "ranges"]
+    assert main([*words, "--quiet", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"ranges"}
+    assert (tmp_path / "int8-run" / "recipe.json").exists()
 
 
 def test_verify_takes_other_data(
