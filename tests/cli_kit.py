@@ -39,14 +39,20 @@ class Net(nn.Module):
         return self.head(self.block(torch.relu(self.stem(x))).amax((2, 3)))
 
 
-def net():
-    torch.manual_seed(0)
-    return Net()
+def net(seed=0):
+    # a generator of its own: the common one may be used by another thread at the same time
+    own = torch.Generator().manual_seed(seed)
+    model = Net()
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_uniform_(layer.weight, 5**0.5, generator=own)
+            bound = layer.weight[0].numel() ** -0.5
+            nn.init.uniform_(layer.bias, -bound, bound, generator=own)
+    return model
 
 
 def other():
-    torch.manual_seed(1)
-    return Net()
+    return net(1)
 
 
 def overflowing():

@@ -107,12 +107,15 @@ def test_from_the_sample_to_a_verified_checkpoint(page: Page, address: str, runs
     page.get_by_role("button", name="Cancel").first.click()
     text(page, re.compile("Cancelled. .* can be used.*Run goes on from there"))
     press(page, "sensitivity_run")
+    page.get_by_text(re.compile("Cancelled")).first.wait_for(state="detached", timeout=PATIENCE)
+    settled(page)
     page.get_by_role("button", name="Cancel").first.wait_for(state="detached", timeout=PATIENCE)
     settled(page)
     assert page.get_by_text(re.compile("Cancelled")).count() == 0
 
     # the worst stay in float, and a reload loses nothing
     press(page, "sensitivity_skip")
+    page.wait_for_selector(".st-key-sensitivity_undo button:not([disabled])")
     page.reload()
     page.wait_for_selector("h1:has-text('Sensitivity')")
     settled(page)
