@@ -61,6 +61,10 @@ def prepare(page: Page, address: str) -> str:
 def shoot(page: Page, path: Path) -> None:
     """A screenshot, in few enough colours to be small."""
     page.wait_for_timeout(2500)  # what fades in has faded in
+    if path.stem.startswith("export"):
+        proof = page.get_by_text("What was written").first
+        proof.evaluate("node => node.scrollIntoView({block: 'start'})")
+        page.wait_for_timeout(500)
     page.screenshot(path=path)
     Image.open(path).convert("RGB").quantize(192).save(path, optimize=True)
 
