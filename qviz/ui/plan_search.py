@@ -102,6 +102,8 @@ def _shown(workspace: Workspace, state: PlanState, job: Job, choice: Choice) -> 
         keeps = "The points measured so far stay on the curve"
         jobs_view.cancel(job, shown, key="plan", keeps=keeps)
         return
+    if state.note_search(job, choice):  # it ended after the curve was drawn
+        st.rerun()
     if shown.state == "failed":
         jobs_view.failure(shown)
     points = searched(job)

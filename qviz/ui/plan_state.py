@@ -129,18 +129,20 @@ class PlanState:
             ),
         )
 
-    def note_search(self, job: Job, choice: Choice) -> None:
-        """Keep the points that a search has measured so far."""
+    def note_search(self, job: Job, choice: Choice) -> bool:
+        """Keep the points that a search has measured so far; whether there was a new one."""
         asked = self.searches.get(job.id)
         if asked is None or asked.base != choice.base:
-            return
+            return False
         points = self.points.setdefault(asked.base, {})
+        before = len(points)
         for point in searched(job):
             own = choice.with_left(asked.kept | choice.whole(point.skipped))
             if own.left not in points:
                 points[own.left] = replace(
                     point, skipped=own.targets, float_macs=own.float_macs, step="search"
                 )
+        return len(points) > before
 
 
 def state_of(workspace: Workspace) -> PlanState:
