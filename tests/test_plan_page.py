@@ -65,6 +65,10 @@ def at() -> AppTest:
     page = open_plan(sample="resnet")
     wait(page, lambda: "measured on all 400 samples" in captions(page))
     wait(page, lambda: table(page)["divergence"].notna().all())
+    # nothing more is learned, which would make a new table under a tick
+    jobs = state_of(workspace_of(page)).learning.values()
+    wait(page, lambda: not any(job.snapshot().active for job in jobs))
+    page.run()
     return page
 
 
