@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from qviz.bench_plan import LatencyMark, Prices
 from qviz.digits import number, percent
 from qviz.errors import MissingExtraError
+from qviz.figures_plan import interval_bars
 
 try:
     import plotly.graph_objects as go
@@ -86,14 +87,7 @@ def _points(marks: Sequence[LatencyMark], name: str, symbol: str, size: int) -> 
         x=[mark.us / 1e3 for mark in marks],
         y=[100 * mark.drop for mark in marks],
         customdata=[mark.key for mark in marks],
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (mark.high - mark.drop) for mark in marks],
-            "arrayminus": [100 * (mark.drop - mark.low) for mark in marks],
-            "thickness": 1,
-            "width": 3,
-        },
+        error_y=interval_bars(marks),
         mode="markers",
         marker={
             "color": _MEASURED,

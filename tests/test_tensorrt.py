@@ -21,8 +21,9 @@ from qviz.export.tensorrt_precision import (
     Reformat,
     read_precision,
     wanted_of_file,
-    wanted_of_recipe,
 )
+from qviz.graph import Graph
+from qviz.recipe import Recipe, resolve
 
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"
 FP32 = "Row major linear FP32 format"
@@ -78,6 +79,16 @@ def written(content: object, folder: Path) -> Path:
     path = folder / LAYERS
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
+
+
+def wanted_of_recipe(graph: Graph, recipe: Recipe) -> dict[str, str]:
+    """What the file says, from the decision that it was written by."""
+    decisions = resolve(recipe, graph)
+    found = {op: [decisions[o.name].int8 for o in op.operands] for op in graph.quantizable}
+    return {
+        op.name: "int8" if (any(int8) if op.type == "add" else all(int8)) else "float"
+        for op, int8 in found.items()
+    }
 
 
 def wanted() -> dict[str, str]:

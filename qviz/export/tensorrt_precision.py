@@ -17,8 +17,6 @@ from typing import Any
 
 from qviz.errors import FormatError
 from qviz.export.onnx_reading import read_file
-from qviz.graph import Graph
-from qviz.recipe import Recipe, resolve
 
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*(?:\[\d+\][^\]]*)*)\]")
 _AGAIN = (
@@ -103,22 +101,8 @@ class EnginePrecision:
         return tuple(op for op in self.ops if not op.precision)
 
 
-def wanted_of_recipe(graph: Graph, recipe: Recipe) -> dict[str, str]:
-    """``int8`` or ``float`` for every quantizable op, in execution order.
-
-    Raises:
-        RecipeError: the recipe does not fit the graph.
-    """
-    decisions = resolve(recipe, graph)
-    wanted = {}
-    for op in graph.quantizable:
-        found = [decisions[o.name].int8 for o in op.operands]
-        wanted[op.name] = "int8" if (any(found) if op.type == "add" else all(found)) else "float"
-    return wanted
-
-
 def wanted_of_file(path: str | Path) -> dict[str, str]:
-    """The same from the ONNX file that the engine was built from.
+    """``int8`` or ``float`` for every op of the ONNX file that an engine was built from.
 
     Raises:
         FormatError: it cannot be read, or has no Q/DQ pairs.
