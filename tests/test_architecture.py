@@ -80,6 +80,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "session": (
         "session",
         "opening",
+        "auto*",
         "jobs",
         "background",
         "meter",
