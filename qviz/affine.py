@@ -15,7 +15,7 @@ and returns the wrong end, this module saturates. Real zero always has a code of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,14 +39,17 @@ class Grid:
         bits: 2 to 8.
         symmetric: zero point 0 and signed codes; otherwise unsigned codes with a zero point.
         narrow: drop the lowest signed code, so the grid is its own mirror image (weights).
+        unsigned: a symmetric grid of the codes from 0 on, for values that are never negative:
+            zero point 0 and twice the steps. Below 8 bits its codes fit in int8.
 
     Raises:
-        RangeError: bits outside 2..8, or ``narrow`` on an unsigned grid.
+        RangeError: bits outside 2..8, or ``narrow`` or ``unsigned`` where it has no meaning.
     """
 
     bits: int = 8
     symmetric: bool = True
     narrow: bool = False
+    unsigned: bool = False
 
     def __post_init__(self) -> None:
         if not MIN_BITS <= self.bits <= MAX_BITS:
@@ -61,18 +64,40 @@ class Grid:
                 "only symmetric grids can be narrow",
                 "Set symmetric=True or narrow=False",
             )
+        if self.unsigned and (self.narrow or not self.symmetric):
+            raise RangeError(
+                "unsigned grid",
+                "is symmetric with nothing below zero, so neither narrow nor with a zero point",
+                "Set symmetric=True and narrow=False",
+            )
+        if self.unsigned and self.bits == MAX_BITS:
+            raise RangeError(
+                "unsigned grid",
+                f"its {MAX_BITS}-bit codes do not fit in int8",
+                f"Use fewer than {MAX_BITS} bits, or unsigned=False",
+            )
+
+    @property
+    def signed(self) -> bool:
+        """Whether it has codes below zero point 0: half of the codes are for negative values."""
+        return self.symmetric and not self.unsigned
+
+    def for_values(self, *, nonnegative: bool) -> Grid:
+        """This grid, unsigned where no value is negative and the codes still fit in int8."""
+        able = nonnegative and self.symmetric and not self.narrow and self.bits < MAX_BITS
+        return replace(self, unsigned=True) if able else self
 
     @property
     def quant_min(self) -> int:
         """Smallest code: 0 unsigned, -2^(b-1) signed, one more where narrow."""
-        if not self.symmetric:
+        if not self.signed:
             return 0
         return int(self.narrow) - (1 << (self.bits - 1))
 
     @property
     def quant_max(self) -> int:
         """Largest code: 2^b - 1 unsigned, 2^(b-1) - 1 signed."""
-        return (1 << (self.bits - int(self.symmetric))) - 1
+        return (1 << (self.bits - int(self.signed))) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +133,8 @@ class QuantParams:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Storage type of the codes: uint8 for an unsigned grid, else int8."""
-        return torch.uint8 if self.quant_max > 127 or self.quant_min >= 0 else torch.int8
+        """Storage type of the codes: int8 wherever they fit, else uint8."""
+        return torch.uint8 if self.quant_max > 127 else torch.int8
 
     @property
     def low(self) -> Tensor:
@@ -282,7 +307,7 @@ def quantize(x: Tensor, params: QuantParams) -> Tensor:
         params: on the device of ``x``.
 
     Returns:
-        int8 (uint8 on an unsigned grid), shape and memory format of ``x``.
+        int8 (uint8 for codes above 127), shape and memory format of ``x``.
 
     Raises:
         NotFiniteError: ``x`` holds NaN, which has no code (Inf saturates).

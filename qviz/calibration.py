@@ -61,12 +61,14 @@ class Calibration:
         samples: number of calibration samples.
         grid: of the candidates.
         specs: the calibrators that make them.
+        nonnegative: tensors that no value can be below zero of (they come from ReLU, softmax ...).
     """
 
     histograms: Mapping[str, Histogram]
     samples: int
     grid: Grid
     specs: tuple[str, ...] = DEFAULT_CANDIDATES
+    nonnegative: frozenset[str] = frozenset()
 
     @cached_property
     def candidates(self) -> Mapping[str, tuple[Candidate, ...]]:
@@ -90,7 +92,8 @@ class Calibration:
         found = []
         for name, h in self.histograms.items():
             if h.finite:
-                chosen = clip_range(h, calibrator, grid or self.grid)
+                own = (grid or self.grid).for_values(nonnegative=name in self.nonnegative)
+                chosen = clip_range(h, calibrator, own)
                 found.append(TensorRange(name, chosen.lo, chosen.hi, calibrator))
         return tuple(found)
 

@@ -187,7 +187,7 @@ def entropy(h: Histogram, grid: Grid) -> ClipRange:
     width = h.width
     while (used := int(np.flatnonzero(counts)[-1]) + 1) > KL_BINS:
         counts, width = counts[0::2] + counts[1::2], 2 * width
-    one_sided = not grid.symmetric and (h.min >= 0 or h.max <= 0)
+    one_sided = not grid.signed and (h.min >= 0 or h.max <= 0)
     levels = 2 ** (grid.bits - (0 if one_sided else 1))
     amax = min(least_divergence(counts[:used], levels) * width, h.amax)
     return _range(max(h.min, -amax), min(h.max, amax), grid)

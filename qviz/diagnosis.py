@@ -249,7 +249,7 @@ def _channel(h: Histogram, grid: Grid, _: Sequence[Candidate], best: Candidate) 
     if times < WIDE:
         return None
     codes = max(1, round(median / best.scale))
-    sides = f"{codes} codes a side" if grid.symmetric else f"{codes} codes"
+    sides = f"{codes} codes a side" if grid.signed else f"{codes} codes"
     return Finding(
         "one wide channel",
         f"One wide channel: channel {widest} reaches {float(amax[widest]):.4g}, the median channel "
@@ -262,7 +262,7 @@ def _channel(h: Histogram, grid: Grid, _: Sequence[Candidate], best: Candidate) 
 def _one_sided(h: Histogram, grid: Grid, _: Sequence[Candidate], best: Candidate) -> Finding | None:
     """A small negative tail, to which a symmetric grid gives half of its codes."""
     low, high = (h.min, h.max) if h.max > -h.min else (-h.max, -h.min)
-    if not grid.symmetric or not -0.376 <= low < 0 or -low > 0.15 * high:
+    if not grid.signed or not -0.376 <= low < 0 or -low > 0.15 * high:
         return None
     params = range_params(best.range.lo, best.range.hi, grid)
     scale = float(params.scale)

@@ -9,6 +9,7 @@ QvizError                     base of all; ``str()`` is one line for a person
 │   ├── RangeError            a clip range, bit width or calibrator that makes no grid
 │   ├── ShapeError            tensors whose sizes do not fit each other
 │   ├── RecipeError           a recipe that names what the model does not have
+│   ├── TuneError             a method that cannot be applied to a model, or a fit that fails
 │   ├── MetricError           an unknown metric, or one that does not fit the outputs
 │   ├── FormatError           a file of another tool's format that cannot be read, or a recipe
 │   │                         that a format cannot express
@@ -74,6 +75,10 @@ class ShapeError(InputError):
 
 class RecipeError(InputError):
     """A recipe that names what the model does not have, or asks what a profile cannot do."""
+
+
+class TuneError(InputError):
+    """A method of winning accuracy back that cannot be applied, or whose fit fails."""
 
 
 class MetricError(InputError):

@@ -14,10 +14,10 @@ Values only: ``capture.py`` builds them, ``simulate.py`` runs them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import fx
+from torch import Tensor, fx
 from torch.utils._pytree import TreeSpec
 
 OperandKind = Literal["activation", "weight"]
@@ -146,6 +146,8 @@ class Graph:
         output_spec: how those tensors are nested in what the model returns.
         weights: parameter name of each weight operand -> attribute of ``module``.
         folded: batch norms folded, as op name -> name of the op they went into.
+        limits: weight operand -> bits -> amax that its grid takes instead of the largest
+            magnitude (see ``weights.py``).
     """
 
     name: str
@@ -157,6 +159,7 @@ class Graph:
     output_spec: TreeSpec
     weights: Mapping[str, str]
     folded: Mapping[str, str]
+    limits: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
 
     @property
     def operands(self) -> dict[str, Operand]:

@@ -35,9 +35,15 @@ class Profile:
     bits: tuple[int, ...]
     description: str
 
-    def activation_grid(self, bits: int) -> Grid:
-        """Integer grid of activations at ``bits``."""
-        return Grid(bits, symmetric=self.symmetric)
+    def activation_grid(self, bits: int, *, nonnegative: bool = False) -> Grid:
+        """Integer grid of activations at ``bits``.
+
+        Args:
+            bits: 2 to 8.
+            nonnegative: the tensor has no value below zero. Below 8 bits it then takes codes from
+                0 on, which int8 kernels compute as they are; at 8 bits engines use signed codes.
+        """
+        return Grid(bits, symmetric=self.symmetric).for_values(nonnegative=nonnegative)
 
 
 _BITS = (2, 3, 4, 5, 6, 7, 8)

@@ -19,6 +19,7 @@ from functools import cached_property
 from types import NoneType
 from typing import Any, TypeVar
 
+from qviz.affine import Grid
 from qviz.errors import RangeError, RecipeError
 from qviz.graph import Graph, Op, Operand
 from qviz.profiles import profile
@@ -68,6 +69,7 @@ class Recipe:
         activation_bits: default bit width of activations, 2 to 8.
         ranges: clip range of each activation tensor.
         overrides: the exceptions.
+        weights: key of the tuned weights it was made for (``weights.py``); "" is the model's own.
     """
 
     profile: str = "cuda"
@@ -78,6 +80,7 @@ class Recipe:
     activation_bits: int = 8
     ranges: tuple[TensorRange, ...] = ()
     overrides: tuple[Override, ...] = field(default=())
+    weights: str = ""
 
     @cached_property
     def range_of(self) -> Mapping[str, TensorRange]:
@@ -131,7 +134,10 @@ class Recipe:
 
     def to_json(self) -> str:
         """JSON text of the schema ``qviz/schemas/recipe.schema.json``."""
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=2) + "\n"
+        plain = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        if not self.weights:  # a file that says nothing of weights reads as it always has
+            del plain["weights"]
+        return json.dumps(plain, indent=2) + "\n"
 
     @staticmethod
     def from_json(text: str, name: str = "recipe") -> Recipe:
@@ -181,6 +187,13 @@ def resolve(recipe: Recipe, graph: Graph) -> dict[str, Decision]:
                 chosen = Decision(False, chosen.bits, reason)
             decisions[operand.name] = chosen
     return decisions
+
+
+def activation_grid(recipe: Recipe, graph: Graph, tensor: str, bits: int) -> Grid:
+    """Integer grid of an activation tensor at a bit width, by the recipe's profile."""
+    info = graph.tensors.get(tensor)
+    rules = profile(recipe.profile)
+    return rules.activation_grid(bits, nonnegative=info is not None and info.nonnegative)
 
 
 def _choice(recipe: Recipe, table: Mapping[str, Override], op: Op, operand: Operand) -> Decision:

@@ -15,9 +15,8 @@ from qviz.histogram import Histogram
 from qviz.histogram_cost import ClipRange, costs
 from qviz.int8.certificate_file import Standing, standing
 from qviz.int8.checkpoint import RECIPE
-from qviz.profiles import profile
 from qviz.progress import OnProgress
-from qviz.recipe import Recipe, TensorRange, resolve
+from qviz.recipe import Recipe, TensorRange, activation_grid, resolve
 from qviz.recipe_diff import differences
 from qviz.report_content import Content, Measured, RangeView, Source
 from qviz.search.skip import SearchResult
@@ -201,7 +200,6 @@ def worst_ranges(
     session: Session, recipe: Recipe, calibration: Calibration, most: int = SHOWN
 ) -> tuple[RangeView, ...]:
     """The tensors read as int8 with the lowest SQNR under the recipe, lowest first."""
-    grid = profile(recipe.profile).activation_grid(recipe.activation_bits)
     decisions = resolve(recipe, session.graph)
     readers: dict[str, list[str]] = {}
     for operand in session.graph.operands.values():
@@ -212,7 +210,7 @@ def worst_ranges(
             recipe.range_of[name],
             calibration.histograms[name],
             calibration.candidates[name],
-            grid,
+            activation_grid(recipe, session.graph, name, recipe.activation_bits),
             tuple(readers[name]),
         )
         for name in readers

@@ -133,7 +133,9 @@ class Session:
             known = self._calibration
             if known is None or known.specs != tuple(calibrators):
                 count = self.calibration_data.count
-                self._calibration = Calibration(histograms, count, grid, tuple(calibrators))
+                tensors = self.graph.tensors.values()
+                never = frozenset(t.name for t in tensors if t.nonnegative)
+                self._calibration = Calibration(histograms, count, grid, tuple(calibrators), never)
             assert self._calibration is not None
             return self._calibration
 

@@ -13,12 +13,18 @@ from functools import cached_property
 
 from torch import Tensor
 
-from qviz.affine import QuantParams, fake_quantize, range_params, weight_params
+from qviz.affine import (
+    Grid,
+    QuantParams,
+    fake_quantize,
+    range_params,
+    symmetric_params,
+    weight_params,
+)
 from qviz.errors import NotFiniteError
 from qviz.execute import Edit, Edits, Program
 from qviz.graph import Graph, Operand
-from qviz.profiles import profile
-from qviz.recipe import Recipe, TensorRange, resolve
+from qviz.recipe import Recipe, TensorRange, activation_grid, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +80,13 @@ class Simulator:
     def activation_params(self, tensor: str, recipe: Recipe, bits: int) -> QuantParams:
         """Grid of an activation tensor under a recipe that has a range for it."""
         chosen = recipe.range_of[tensor]
-        return range_params(chosen.lo, chosen.hi, profile(recipe.profile).activation_grid(bits))
+        return range_params(chosen.lo, chosen.hi, activation_grid(recipe, self.graph, tensor, bits))
 
     def weight(self, operand: Operand, bits: int, per_channel: bool) -> tuple[QuantParams, Tensor]:
         """Grid and fake-quantized value of a weight operand, made once.
+
+        Its range is the limit that the graph has for it at this width and granularity, else its
+        largest magnitude.
 
         Raises:
             NotFiniteError: the weight holds NaN or Inf.
@@ -85,8 +94,13 @@ class Simulator:
         key = (operand.name, bits, per_channel)
         if key not in self._weights:
             value = self.program.parameter(operand.tensor)
+            axis = operand.axis if per_channel else None
+            limit = self.graph.limits.get(operand.name, {}).get(bits)
             try:
-                params = weight_params(value, bits, operand.axis if per_channel else None)
+                if limit is not None and limit.dim() == (axis is not None):
+                    params = symmetric_params(limit, Grid(bits, narrow=True), axis)
+                else:
+                    params = weight_params(value, bits, axis)
             except NotFiniteError as error:
                 raise NotFiniteError(
                     f"weight {operand.tensor}",

@@ -48,6 +48,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "execute",
         "kernels",
         "observe",
+        "weights",
     ),
     "quantized model": ("recipe*", "profiles", "simulate"),
     "analysis": (

@@ -10,8 +10,7 @@ from dataclasses import replace
 from qviz.affine import range_params
 from qviz.export.said import Span
 from qviz.graph import Graph
-from qviz.profiles import profile
-from qviz.recipe import Override, Recipe, TensorRange, resolve
+from qviz.recipe import Override, Recipe, TensorRange, activation_grid, resolve
 
 #: Two scales that differ by less are the same but for rounding in float32.
 SAME = 2e-6
@@ -21,13 +20,12 @@ def with_ranges(
     base: Recipe, spans: Mapping[str, Span], graph: Graph, tool: str
 ) -> tuple[Recipe, int]:
     """The base with other ranges, and how many of them are the base's own."""
-    rules = profile(base.profile)
     made: dict[str, TensorRange] = dict(base.range_of)
     kept = 0
     for tensor in (t for t in graph.tensors if t in spans):
         span = spans[tensor]
         lo = 0.0 if graph.tensors[tensor].nonnegative and span.lo == -span.hi else span.lo
-        grid = rules.activation_grid(span.bits)
+        grid = activation_grid(base, graph, tensor, span.bits)
         params, before = range_params(span.lo, span.hi, grid), base.range_of.get(tensor)
         if before is not None:
             old = range_params(before.lo, before.hi, grid)

@@ -24,7 +24,7 @@ from qviz.export.said import Said, Scales, Span
 from qviz.export.taken import to_recipe
 from qviz.graph import Graph, Op, Operand
 from qviz.profiles import profile
-from qviz.recipe import Recipe, resolve
+from qviz.recipe import Recipe, activation_grid, resolve
 
 TOOL = "onnx"
 
@@ -178,7 +178,6 @@ def _own_recipe(file: File, matched: Mapping[str, Node], graph: Graph) -> Recipe
     except RecipeError:
         return None
     half = file.metadata.get("qviz_float_type") == "float16"
-    rules = profile(recipe.profile)
     for op in graph.quantizable:
         node = matched.get(op.name)
         if node is None:
@@ -190,7 +189,8 @@ def _own_recipe(file: File, matched: Mapping[str, Node], graph: Graph) -> Recipe
             if rounded is None or operand.kind == "weight":
                 continue
             chosen = recipe.range_of[operand.tensor]
-            grid = range_params(chosen.lo, chosen.hi, rules.activation_grid(decision.bits))
+            span = activation_grid(recipe, graph, operand.tensor, decision.bits)
+            grid = range_params(chosen.lo, chosen.hi, span)
             scale = half_scale(grid.scale) if half else grid.scale
             stored = torch.from_numpy(rounded.scale).reshape(())
             if not torch.equal(scale, stored) or int(grid.zero_point) != rounded.zero_point:

@@ -37,8 +37,7 @@ from qviz.int8.folder import EXPORT_AGAIN, check_file, read_manifest, write_fold
 from qviz.int8.lower import Lowered
 from qviz.int8.parity import flat_inputs
 from qviz.loading_pt2 import load_exported
-from qviz.profiles import profile
-from qviz.recipe import Recipe, resolve
+from qviz.recipe import Recipe, activation_grid, resolve
 from qviz.rewrite import get_attr
 
 WEIGHTS = "model.safetensors"
@@ -180,14 +179,13 @@ def _activations(lowered: Lowered) -> dict[str, Any]:
     """Grids of the tensors that are codes: by tensor, then by bit width."""
     graph, recipe = lowered.graph, lowered.recipe
     decisions = resolve(recipe, graph)
-    rules = profile(recipe.profile)
     found: dict[str, Any] = {}
     for operand in graph.operands.values():
         decision = decisions[operand.name]
         if operand.kind != "activation" or not decision.int8:
             continue
         chosen = recipe.range_of[operand.tensor]
-        grid = rules.activation_grid(decision.bits)
+        grid = activation_grid(recipe, graph, operand.tensor, decision.bits)
         params = range_params(chosen.lo, chosen.hi, grid)
         found.setdefault(operand.tensor, {})[str(decision.bits)] = {
             "scale": float(params.scale),

@@ -15,8 +15,7 @@ from qviz.coverage import CoverageRow, coverage
 from qviz.graph import Graph, Op
 from qviz.histogram_cost import ClipRange, describe
 from qviz.node_data import OpNumber, op_numbers
-from qviz.profiles import profile
-from qviz.recipe import Decision, Recipe, resolve
+from qviz.recipe import Decision, Recipe, activation_grid, resolve
 from qviz.sensitivity import Sensitivity
 from qviz.tables_overview import Entering, mini_histogram, overview_table
 from qviz.ui.models import Opened
@@ -109,7 +108,7 @@ def _entering(
 def _sqnr_db(opened: Opened, recipe: Recipe, tensor: str, bits: int) -> float:
     """Expected SQNR of a tensor's range, computed once per range."""
     clip = recipe.range_of[tensor]
-    grid = profile(recipe.profile).activation_grid(bits)
+    grid = activation_grid(recipe, opened.session.graph, tensor, bits)
     known: dict[tuple[str, float, float, Grid], float] = opened.memo("overview_sqnr", dict)
     key = (tensor, clip.lo, clip.hi, grid)
     if key not in known:

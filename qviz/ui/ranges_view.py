@@ -17,8 +17,7 @@ from qviz.errors import RangeError
 from qviz.graph import Operand
 from qviz.histogram import Histogram, empty
 from qviz.histogram_density import density
-from qviz.profiles import profile
-from qviz.recipe import Decision, Recipe, TensorRange, resolve
+from qviz.recipe import Decision, Recipe, TensorRange, activation_grid, resolve
 from qviz.ui.chart import Limits
 from qviz.ui.models import Opened
 
@@ -68,7 +67,7 @@ def view(opened: Opened, recipe: Recipe, operand: Operand) -> View:
         RecipeError: the recipe does not fit the model.
     """
     decision = resolve(recipe, opened.session.graph)[operand.name]
-    grid = profile(recipe.profile).activation_grid(decision.bits)
+    grid = activation_grid(recipe, opened.session.graph, operand.tensor, decision.bits)
     histogram = opened.calibration.histograms.get(operand.tensor) or empty()
     rows = of_tensor(opened, operand.tensor, grid)
     found = recipe.range_of.get(operand.tensor)
@@ -198,7 +197,7 @@ def with_calibrator(
     bits = {o.tensor: decisions[o.name].bits for o in reversed(graph.operands.values())}
     new: dict[str, TensorRange] = {}
     for tensor in tensors:
-        grid = profile(recipe.profile).activation_grid(bits[tensor])
+        grid = activation_grid(recipe, graph, tensor, bits[tensor])
         if (found := _range(opened, tensor, calibrator, grid)) is not None:
             new[tensor] = TensorRange(tensor, found.lo, found.hi, calibrator)
     kept = [new.pop(old.tensor, old) for old in recipe.ranges]
