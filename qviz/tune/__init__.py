@@ -1,0 +1,1 @@
+"""What wins accuracy back by changing weights, ranges or both: one method per file."""
