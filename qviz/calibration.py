@@ -191,7 +191,9 @@ def compare_calibrators(
     )
 
 
-def data_warnings(calibration: Data, evaluation: Data | None) -> list[str]:
+def data_warnings(
+    calibration: Data, evaluation: Data | None, training: Data | None = None
+) -> list[str]:
     """What is doubtful about the data, in words."""
     found = []
     if calibration.count < FEW_CALIBRATION_SAMPLES:
@@ -210,6 +212,11 @@ def data_warnings(calibration: Data, evaluation: Data | None) -> list[str]:
         found.append(
             f"{shared} of {evaluation.count} evaluation samples are calibration samples too: the "
             "measured drop is too good for them. Use other data to evaluate"
+        )
+    if training is not None and (shared := overlap(training, evaluation)):
+        found.append(
+            f"{shared} of {evaluation.count} evaluation samples are training samples too: what "
+            "training wins on them says nothing. Use other data to evaluate"
         )
     return found
 

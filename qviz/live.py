@@ -44,7 +44,7 @@ class Live:
     Safe to call from several threads; calls wait for each other.
 
     Args:
-        simulator: the captured model.
+        simulator_of: what runs a recipe: the captured model with the recipe's weights.
         data: evaluation samples; the first ones that fit ``seconds`` and ``budget`` are used.
         metric: what is measured.
         batch_size: samples per forward pass.
@@ -55,7 +55,7 @@ class Live:
 
     def __init__(
         self,
-        simulator: Simulator,
+        simulator_of: Callable[[Recipe | None], Simulator],
         data: Data,
         metric: Metric,
         *,
@@ -64,7 +64,8 @@ class Live:
         budget: int = BUDGET,
         seed: int = 0,
     ) -> None:
-        self._simulator, self._data, self._metric = simulator, data, metric
+        self._simulator_of, self._data, self._metric = simulator_of, data, metric
+        self._simulator = simulator_of(None)
         self._batch_size, self._seconds, self._budget = batch_size, seconds, budget
         self._seed = seed
         self._lock = threading.Lock()
@@ -87,13 +88,14 @@ class Live:
         Raises:
             RecipeError: the recipe does not fit the model.
         """
-        edits = {} if recipe is None else self._simulator.edits(recipe)
+        simulator = self._simulator_of(recipe)
+        edits = {} if recipe is None else simulator.edits(recipe)
         with self._lock, torch.no_grad():
             if self._reference is None:
                 self._start()
             reference = self._reference
             assert reference is not None  # _start set it
-            self._move_to(edits, check)
+            self._move_to(simulator, edits, check)
             made = torch.cat([kept.outputs for kept in self._kept])
             return compare(made, reference, self._metric, seed=self._seed)
 
@@ -123,21 +125,25 @@ class Live:
         )
         self._edits = {}
 
-    def _move_to(self, edits: Edits, check: Callable[[], None] | None) -> None:
-        first = first_difference(self._edits, edits)
+    def _move_to(
+        self, simulator: Simulator, edits: Edits, check: Callable[[], None] | None
+    ) -> None:
+        same = simulator is self._simulator
+        first = first_difference(self._edits, edits) if same else 0
         if first is None:
             return
-        program = self._simulator.program
+        program = simulator.program
         fresh: list[_Kept] = []
         for kept in self._kept:
             if check is not None:
                 check()
-            values = list(kept.values)
+            # other weights are other constants: nothing of the earlier run can be used
+            values = list(kept.values) if same else program.inputs(kept.batch)
             results = program.run(values, edits, start=first, keep=True)
             outputs = first_output(results, kept.batch.size, program)
             fresh.append(_Kept(kept.batch, values, outputs))
         # all or nothing: stopped half way, the kept values still belong to the earlier recipe
-        self._kept, self._edits = fresh, edits
+        self._kept, self._edits, self._simulator = fresh, edits, simulator
 
     def _run(self, batch: Batch, edits: Edits) -> _Kept:
         program = self._simulator.program

@@ -42,6 +42,7 @@ def open(
     batch_size: int = BATCH_SIZE,
     memory_budget: int = MEMORY_BUDGET,
     fold_batch_norm: bool = True,
+    training: object = None,
     seed: int = 0,
     command: Sequence[str] = ("qviz.open",),
 ) -> Session:
@@ -62,6 +63,7 @@ def open(
         batch_size: samples per forward pass.
         memory_budget: bytes that kept activations may take.
         fold_batch_norm: False keeps batch norms, for comparison only.
+        training: for methods that train (QAT), likewise; with targets unless it only distills.
         seed: of everything random.
         command: what the run folder records as the command.
 
@@ -79,6 +81,7 @@ def open(
         )
         held = model if evaluation is None and is_sample else evaluation
         test = None if held is None else load_data(held, "evaluation", preprocessing)
+        learnt = None if training is None else load_data(training, "training", preprocessing)
         graph = capture(
             loaded.model, next(iter(data.head(2).batches(2))), fold_batch_norm=fold_batch_norm
         )
@@ -103,6 +106,7 @@ def open(
         batch_size=batch_size,
         memory_budget=memory_budget,
         seed=seed,
+        training=learnt,
     )
 
 

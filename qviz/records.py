@@ -4,6 +4,9 @@
     outputs-KEY.npz      outputs of a measured recipe on the evaluation data
     evaluations.jsonl    one row per measured recipe
     sensitivity.jsonl    one row per measured part: scores per sample
+    variants.json        named recipes
+    weights-KEY.npz      tuned weights (tunings.py)
+    tuning.jsonl         one row per step tuned: the record of tuning.py
     proxy.jsonl          one row per gradient pass: the estimate of each op or operand
 
 Every function takes the folder or None; without a folder nothing is kept and nothing is found.
@@ -123,6 +126,20 @@ def write_evaluation(
             "recipe": None if recipe is None else json.loads(recipe.to_json()),
         },
     )
+
+
+def write_variants(run: RunFolder | None, variants: Mapping[str, Recipe]) -> None:
+    """Keep the named recipes."""
+    if run is not None:
+        rows = [{"name": n, "recipe": r.to_json()} for n, r in variants.items()]
+        run.write_json("variants", rows)
+
+
+def read_variants(run: RunFolder | None) -> dict[str, Recipe]:
+    """The named recipes, oldest first."""
+    stored = run.read_json("variants") if run is not None else None
+    rows = stored if isinstance(stored, list) else []
+    return {row["name"]: Recipe.from_json(row["recipe"]) for row in rows}
 
 
 def write_part(run: RunFolder | None, key: str, part: Measured) -> None:

@@ -1,35 +1,21 @@
 """Session: the one stateful object - model, data, statistics, measurements, one lock.
 
 The verbs of all faces, in the order of the work: ``calibrate``, ``recipe``, ``evaluate``,
-``best_calibrator``, ``sensitivity``, ``search``, ``export``; ``opening.open`` makes a session. Each
-finished piece of work is kept in memory and, if there is a run folder, on disk, so that repeating
-a verb goes on where it stopped.
+``best_calibrator`` (measuring.py), ``sensitivity``, ``search``, ``tune``, ``export``;
+``opening.open`` makes a session. Each finished piece of work is kept in memory and, if there is a
+run folder, on disk, so that repeating a verb goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
-from qviz import calibration as calibrating
-from qviz import records
-from qviz.calibration import Calibration, CalibratorRow
-from qviz.calibrators import DEFAULT_CANDIDATES
-from qviz.coverage import CoverageRow, coverage
-from qviz.data import Data
-from qviz.errors import DataError, MetricError
-from qviz.evaluate import Evaluation, Outputs, compare, extremes, outputs
-from qviz.graph import Graph
-from qviz.live import Live
-from qviz.loading import LoadedModel
-from qviz.metrics import Metric
-from qviz.observe import observe
-from qviz.profiles import profile
+from qviz import records, tuning
+from qviz.errors import MetricError, RecipeError
+from qviz.measuring import Measuring
 from qviz.progress import OnProgress
 from qviz.proxy import proxy
 from qviz.recipe import Recipe
@@ -43,200 +29,15 @@ from qviz.sensitivity import (
     targets_of,
     variant,
 )
-from qviz.simulate import Simulator
-from qviz.store import RunFolder
+from qviz.tune.result import Tuning
+from qviz.tune.step import Subject
 
 
-class Session:
-    """A model, its data and everything found out about them so far.
+class Session(Measuring):
+    """A model, its data and everything found out about them so far: attributes of ``Measuring``."""
 
-    Attributes:
-        model: where the model came from.
-        graph: the captured model.
-        calibration_data: the samples ranges come from.
-        evaluation_data: the samples that measure, None if there are none.
-        metric: what is measured.
-        run: the run folder, None if nothing is kept on disk.
-        memory_budget: bytes that kept activations may take; can be set.
-        warnings: what is doubtful about data or ranges, in words; grows as verbs run.
-    """
-
-    def __init__(
-        self,
-        model: LoadedModel,
-        graph: Graph,
-        calibration: Data,
-        evaluation: Data | None,
-        metric: Metric,
-        *,
-        run: RunFolder | None,
-        profile_name: str,
-        batch_size: int,
-        memory_budget: int,
-        seed: int,
-    ) -> None:
-        profile(profile_name)
-        self.model = model
-        self.graph = graph
-        self.calibration_data = calibration
-        self.evaluation_data = evaluation
-        self.metric = metric
-        self.run = run
-        self.warnings: list[str] = calibrating.data_warnings(calibration, evaluation)
-        self._profile = profile_name
-        self._batch_size = batch_size
-        self.memory_budget = memory_budget
-        self._seed = seed
-        self._simulator = Simulator(graph)
-        self._names = records.graph_key(graph)
-        self._lock = threading.RLock()
-        # of its own: the app measures a recipe while a long verb holds the other
-        self._reference_lock = threading.RLock()
-        self._calibration: Calibration | None = None
-        self._reference: Outputs | None = None
-        self._evaluations: dict[str, Evaluation] = {}
-
-    @property
-    def simulator(self) -> Simulator:
-        """Runs the graph under a recipe."""
-        return self._simulator
-
-    def coverage(self, recipe: Recipe | None = None) -> tuple[CoverageRow, ...]:
-        """Every op: int8, float by choice, or float because of a named reason."""
-        return coverage(self.graph, recipe)
-
-    def calibrate(
-        self,
-        calibrators: Sequence[str] = DEFAULT_CANDIDATES,
-        *,
-        progress: OnProgress | None = None,
-    ) -> Calibration:
-        """One pass over the calibration data: every histogram, every candidate range.
-
-        The pass is made once; later calls, and later runs of the same folder, use its histograms.
-
-        Args:
-            calibrators: specs of the candidates.
-            progress: told how far it is.
-        """
-        with self._lock:
-            grid = profile(self._profile).activation_grid(8)
-            if self._calibration is None:
-                histograms = records.read_histograms(self.run, self._names)
-                if histograms is None:
-                    data = self.calibration_data
-                    histograms = observe(self._simulator.program, data, progress=progress)
-                    records.write_histograms(self.run, self._names, histograms)
-                self.warnings += calibrating.unseen_warnings(self.graph, histograms)
-            else:
-                histograms = dict(self._calibration.histograms)
-            known = self._calibration
-            if known is None or known.specs != tuple(calibrators):
-                count = self.calibration_data.count
-                tensors = self.graph.tensors.values()
-                never = frozenset(t.name for t in tensors if t.nonnegative)
-                self._calibration = Calibration(histograms, count, grid, tuple(calibrators), never)
-            assert self._calibration is not None
-            return self._calibration
-
-    def recipe(
-        self,
-        calibrator: str = "auto",
-        *,
-        weight_bits: int = 8,
-        activation_bits: int = 8,
-        per_channel: bool = True,
-        profile: str | None = None,
-    ) -> Recipe:
-        """A recipe with everything int8 and one calibrator's ranges; no new pass.
-
-        Args:
-            calibrator: a spec, ``percentile:99.99``; ``auto`` is what ``best_calibrator`` chose.
-            weight_bits: 2 to 8.
-            activation_bits: 2 to 8.
-            per_channel: False is one scale per weight tensor, for comparison.
-            profile: whose rules to follow; None is the session's.
-        """
-        found = self._calibration or self.calibrate()
-        if calibrator == "auto":
-            calibrator = next(r.calibrator for r in self.best_calibrator() if r.best)
-        return calibrating.make_recipe(
-            found,
-            calibrator,
-            profile_name=profile or self._profile,
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            per_channel=per_channel,
-        )
-
-    def reference(self, *, progress: OnProgress | None = None) -> Outputs:
-        """The float model's outputs on the evaluation data; computed once.
-
-        On the way it is seen whether evaluation leaves the calibrated ranges.
-        """
-        with self._reference_lock:
-            if self._reference is None:
-                data = self._evaluation()
-                seen: dict[str, tuple[float, float]] = {}
-                self._reference = outputs(
-                    self._simulator.program,
-                    data,
-                    batch_size=self._batch_size,
-                    progress=progress,
-                    watch=extremes(self._simulator.program, seen),
-                )
-                if self._calibration is not None:
-                    histograms = self._calibration.histograms
-                    self.warnings += calibrating.range_warnings(histograms, seen)
-            return self._reference
-
-    def evaluate(
-        self, recipe: Recipe | None = None, *, progress: OnProgress | None = None
-    ) -> Evaluation:
-        """Measure a recipe on the evaluation data; None measures the float model itself.
-
-        Measured once per recipe: the result is kept in the session and in the run folder.
-        """
-        key = "float" if recipe is None else records.digest(recipe, self._names)
-        if key not in self._evaluations:
-            reference = self.reference(progress=progress)
-            made = self._outputs(recipe, reference, key, progress)
-            self._evaluations[key] = compare(made, reference, self.metric, seed=self._seed)
-            records.write_evaluation(self.run, key, recipe, self._evaluations[key])
-        return self._evaluations[key]
-
-    def live(self) -> Live:
-        """Measures recipes within about a second, on the first samples of the evaluation data."""
-        data = self._evaluation()
-        return Live(
-            self._simulator, data, self.metric, batch_size=self._batch_size, seed=self._seed
-        )
-
-    def _outputs(
-        self, recipe: Recipe | None, reference: Outputs, key: str, progress: OnProgress | None
-    ) -> Tensor:
-        if recipe is None:
-            return reference.values
-        stored = records.read_outputs(self.run, key)
-        if stored is not None and stored.shape == reference.values.shape:
-            return stored
-        made = outputs(
-            self._simulator.program,
-            self._evaluation(),
-            self._simulator.edits(recipe),
-            batch_size=self._batch_size,
-            progress=progress,
-        ).values
-        records.write_outputs(self.run, key, made)
-        return made
-
-    def best_calibrator(self, *, progress: OnProgress | None = None) -> tuple[CalibratorRow, ...]:
-        """Every candidate calibrator measured on the evaluation data, the best one marked."""
-        with self._lock:
-            found = self._calibration or self.calibrate(progress=progress)
-            return calibrating.compare_calibrators(
-                found, lambda r: self.evaluate(r, progress=progress), self.recipe
-            )
+    _variants: dict[str, Recipe] | None = None
+    _tuned_rows: tuple[dict[str, Any], ...] = ()
 
     def proxy(
         self,
@@ -249,7 +50,7 @@ class Session:
         """Estimated divergence of each op by one gradient pass (see ``proxy.py``)."""
         with self._lock:
             groups = targets_of(recipe, self.graph, operands=operands, granularity=granularity)
-            data, seed, sim = self._evaluation(), self._seed, self._simulator
+            data, seed, sim = self._evaluation(), self._seed, self.simulator_of(recipe)
 
             def make() -> dict[str, float]:
                 edits = {k: sim.edits(variant(recipe, v, "only_this")) for k, v in groups.items()}
@@ -290,7 +91,7 @@ class Session:
                 )
             key = self.sweep_key(recipe, mode, operands, granularity)
             return measure(
-                self._simulator,
+                self.simulator_of(recipe),
                 self._evaluation(),
                 recipe,
                 reference,
@@ -354,6 +155,83 @@ class Session:
                 self.run.write_json("search", asdict(result))
             return result
 
+    @property
+    def variants(self) -> dict[str, Recipe]:
+        """Named recipes, oldest first; the run folder keeps them. Change them with ``keep``."""
+        if self._variants is None:
+            self._variants = records.read_variants(self.run)
+        return dict(self._variants)
+
+    def keep(self, name: str, recipe: Recipe | None) -> None:
+        """Keep a recipe under a name, or forget the name (None).
+
+        Raises:
+            RecipeError: the name is empty.
+        """
+        if not name.strip():
+            raise RecipeError("variant", "it has no name", "Type one")
+        variants = self.variants
+        variants.pop(name, None)
+        if recipe is not None:
+            variants[name] = recipe
+        self._variants = variants
+        records.write_variants(self.run, variants)
+
+    def tune(
+        self,
+        method: str,
+        recipe: Recipe | None = None,
+        *,
+        ops: Sequence[str] | None = None,
+        name: str | None = None,
+        progress: OnProgress | None = None,
+        **options: float | int | str | bool,
+    ) -> Tuning:
+        """Win accuracy back with one method; the recipe given stays as it is.
+
+        Args:
+            method: a name in ``qviz.tune.methods.METHODS``.
+            recipe: where to start; None is the best calibrator's.
+            ops: change only these ops (or tensors); None changes all that the method can.
+            name: keep the result as a variant of that name.
+            progress: told how far it is.
+            options: of the method, by name.
+
+        Returns:
+            The new recipe, measured before and after on the evaluation data (if there is any).
+
+        Raises:
+            TuneError: the method cannot be applied, or its fit failed.
+            RangeError: an option is unknown or out of bounds.
+        """
+        with self._lock:
+            start = recipe or self.recipe()
+            made = tuning.tune(self, method, start, ops=ops, options=options, progress=progress)
+            if name is not None:
+                self.keep(name, made.recipe)
+            return made
+
+    def subject(
+        self,
+        recipe: Recipe,
+        *,
+        ops: Sequence[str] | None = None,
+        progress: OnProgress | None = None,
+    ) -> Subject:
+        """What a method of ``qviz.tune`` is given for a recipe."""
+        return tuning.subject(self, recipe, ops, progress)
+
+    def tunings(self) -> list[dict[str, Any]]:
+        """The record of every step tuned in this run, oldest first."""
+        return list(self._tuned_rows) if self.run is None else self.run.rows(tuning.TABLE)
+
+    def note_tuning(self, row: Mapping[str, Any]) -> None:
+        """Add a row to the record."""
+        if self.run is None:
+            self._tuned_rows = (*self._tuned_rows, dict(row))
+        else:
+            self.run.append(tuning.TABLE, row)
+
     def save(self, name: str, recipe: Recipe) -> None:
         """Write a recipe into the run folder as ``NAME.json``."""
         if self.run is not None:
@@ -388,14 +266,3 @@ class Session:
                 + ", so a relative drop from it has no meaning",
                 "Search with top1, agreement or another metric of quality",
             )
-
-    def _evaluation(self) -> Data:
-        if self.evaluation_data is None:
-            raise DataError("evaluation data", "are missing", "Give some with evaluation=")
-        if self.metric.needs_labels and not self.evaluation_data.labelled:
-            raise MetricError(
-                self.metric.name,
-                f"needs labels, {self.evaluation_data.name} has none",
-                "Give targets, or measure agreement instead",
-            )
-        return self.evaluation_data

@@ -80,6 +80,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "pictures": ("figures*", "tables*", "report", "report_*"),
     "session": (
         "session",
+        "measuring",
+        "tuning",
+        "tunings",
         "opening",
         "auto*",
         "jobs",

@@ -108,7 +108,7 @@ def test_a_measurement_that_was_stopped_leaves_the_next_one_right(
 
 def test_memory_limits_the_samples_but_not_below_the_fewest(session: Session) -> None:
     assert session.evaluation_data is not None
-    live = Live(session.simulator, session.evaluation_data, session.metric, budget=1)
+    live = Live(session.simulator_of, session.evaluation_data, session.metric, budget=1)
     live.measure(None)
     assert live.samples == 16
 

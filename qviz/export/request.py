@@ -55,6 +55,9 @@ class Source(Protocol):
     def simulator(self) -> Simulator:
         """Runs the graph under a recipe."""
 
+    def simulator_of(self, recipe: Recipe | None) -> Simulator:
+        """Runs the graph with the weights that a recipe was made for."""
+
     def evaluate(self, recipe: Recipe) -> Evaluation:
         """Measure a recipe on the evaluation data."""
 
@@ -111,9 +114,10 @@ def make_request(
             "simulated": None if measured is None else measured.value,
         },
     }
+    simulator = source.simulator_of(recipe)
     return Request(
-        graph=source.graph,
-        simulator=source.simulator,
+        graph=simulator.graph,
+        simulator=simulator,
         recipe=recipe,
         folder=folder,
         data=source.evaluation_data or source.calibration_data,

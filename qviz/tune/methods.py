@@ -1,0 +1,72 @@
+"""METHODS: every way to win accuracy back, as rows of one table.
+
+A row names a module of this package with ``OPTIONS``, ``sites(subject)`` and
+``apply(subject, **options)`` (step.py). To add a method: write the module, add its row. It then
+appears in the app, the command line and the API.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+from qviz.errors import TuneError
+from qviz.tune.step import Option, Step, Subject
+
+Cost = Literal["seconds", "minutes", "hours"]
+
+
+class Module(Protocol):
+    """What the module of a method has."""
+
+    OPTIONS: tuple[Option, ...]
+
+    def sites(self, subject: Subject) -> tuple[str, ...]:
+        """Ops or tensors that it can change, most promising first where that is known."""
+
+    def apply(self, subject: Subject, **options: float | int | str | bool) -> Step:
+        """Do it; ``TuneError`` where it cannot be done."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    Attributes:
+        name: as the command line and recipes call it; also its module.
+        title: as a person reads it.
+        what: one sentence: what it does and when it helps.
+        source: paper or tool it comes from.
+        cost: order of magnitude of its time on a CPU.
+        needs: beyond unlabelled calibration data: ``training``.
+    """
+
+    name: str
+    title: str
+    what: str
+    source: str
+    cost: Cost
+    needs: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> Module:
+        """Its code, imported when first asked for."""
+        return cast(Module, importlib.import_module(f"qviz.tune.{self.name}"))
+
+
+#: In the order in which a person would try them.
+_ROWS: tuple[Method, ...] = ()
+
+METHODS: dict[str, Method] = {m.name: m for m in _ROWS}
+
+
+def method(name: str) -> Method:
+    """A method by name.
+
+    Raises:
+        TuneError: there is none.
+    """
+    if name not in METHODS:
+        raise TuneError(f"method {name!r}", "does not exist", f"Use one of {', '.join(METHODS)}")
+    return METHODS[name]
