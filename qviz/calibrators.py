@@ -29,6 +29,7 @@ from qviz.histogram import BINS, Histogram
 from qviz.histogram_cost import ClipRange, Quality, check_data, costs, describe
 from qviz.histogram_density import density
 from qviz.range_search import KL_BINS, least_divergence, least_error
+from qviz.range_search_amct import hfmg_ends, ifmr_ends
 
 __all__ = [
     "CALIBRATORS",
@@ -122,6 +123,8 @@ C = TypeVar("C", bound=Callable[..., ClipRange])
 Percent = Annotated[float, Bounds(50.0, 100.0)]
 Weight = Annotated[float, Bounds(0.0, 1000.0)]
 Real = Annotated[float, Bounds(-3.4e38, 3.4e38)]
+Factor = Annotated[float, Bounds(0.01, 10.0)]
+BinCount = Annotated[float, Bounds(256, 16384)]
 
 
 def calibrator(name: str) -> Callable[[C], C]:
@@ -251,6 +254,42 @@ def _searched(h: Histogram, grid: Grid, clip_weight: float) -> ClipRange:
     if values is None:
         return _range(0.0, 0.0, grid)
     return _range(*least_error(values, h.min, h.max, grid, clip_weight), grid)
+
+
+@calibrator("ifmr")
+def ifmr(
+    h: Histogram,
+    grid: Grid,
+    *,
+    max_percent: Percent = 99.9999,
+    min_percent: Percent = 99.9999,
+    start: Factor = 0.7,
+    stop: Factor = 1.3,
+    step: Factor = 0.01,
+) -> ClipRange:
+    """AMCT's default: a percentile, then the factor of its upper end with the least squared error.
+
+    The range may reach beyond what was seen; on an affine grid the lower end stays the percentile.
+    """
+    values = density(h)
+    if values is None:
+        return _range(0.0, 0.0, grid)
+    share = max_percent / 100, min_percent / 100
+    search = (start, stop, step)
+    ends = ifmr_ends(h, values, grid, top=share[0], bottom=share[1], search=search)
+    return _range(*ends, grid)
+
+
+@calibrator("hfmg")
+def hfmg(h: Histogram, grid: Grid, *, bins: BinCount = 4096) -> ClipRange:
+    """AMCT's histogram search: the range shrinks greedily, the least squared error on the way wins.
+
+    Its error is that of 2^b even levels over the range, whatever the grid: a zero is a value like
+    any other, and a symmetric grid takes the larger end of the range found.
+    """
+    if h.min == h.max:
+        return _range(h.min, h.max, grid)
+    return _range(*hfmg_ends(h, grid, int(bins)), grid)
 
 
 @calibrator("fixed")

@@ -444,7 +444,7 @@ def test_parameters_can_be_read_by_a_form() -> None:
         (
             "histo",
             "calibrator 'histo': does not exist. "
-            "Use one of max, entropy, percentile, mse, sqnr, fixed.",
+            "Use one of max, entropy, percentile, mse, sqnr, ifmr, hfmg, fixed.",
         ),
         ("max:3", "calibrator 'max:3': max takes 0 values, not 1. Write 'max'."),
         (

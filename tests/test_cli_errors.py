@@ -87,7 +87,7 @@ def evaluation(project: Project, path: Path, *more: str) -> list[str]:
         (
             ["run", "sample:resnet", "-o", "out", "--calibrator", "maxx"],
             "calibrator 'maxx': does not exist. Use one of max, entropy, percentile, "
-            "mse, sqnr, fixed.",
+            "mse, sqnr, ifmr, hfmg, fixed.",
         ),
         (
             ["run", "sample:resnet", "-o", "out", "--profile", "tpu"],
