@@ -158,8 +158,12 @@ class Program:
             return value.contiguous(memory_format=torch.channels_last)
         return value
 
-    def inputs(self, batch: Batch) -> list[Any]:
+    def inputs(self, batch: Batch, device: torch.device | None = None) -> list[Any]:
         """Slots at the start of a run: constants and the batch's tensors.
+
+        Args:
+            batch: some samples.
+            device: where the batch's tensors go; None is where the program runs.
 
         Raises:
             DataError: an input of the model is missing from the batch.
@@ -178,7 +182,7 @@ class Program:
                     "Let the data yield the inputs in order, or as a dict of argument names",
                 ) from None
             self._check(item.tensor, value)
-            values[self.slot_of[item.node]] = self.layout(value.to(self.device))
+            values[self.slot_of[item.node]] = self.layout(value.to(device or self.device))
         return values
 
     def _check(self, name: str, value: Tensor) -> None:
@@ -202,6 +206,7 @@ class Program:
         start: int = 0,
         keep: bool = False,
         watch: Watch | None = None,
+        grad: bool = False,
     ) -> list[Any]:
         """Run steps from ``start`` on and return the model's outputs, in the order of its tree.
 
@@ -212,13 +217,14 @@ class Program:
             start: index of the first step to run; the slots it and later steps read must be set.
             keep: leave every value in ``values`` instead of dropping it after its last reader.
             watch: called with (slot, value) for each input and after each step.
+            grad: let autograd go back through the run; the program must be ``plain``.
         """
         edits = edits or {}
         made: dict[tuple[int, int], Tensor] = {}
         if watch is not None and start == 0:
             for slot in self._inputs:
                 watch(slot, values[slot])
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             for index in range(start, len(self.steps)):
                 step = self.steps[index]
                 args, kwargs = fill(step, values)
