@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from qviz.calibrators import DEFAULT_CANDIDATES
 from qviz.recipe import Recipe
 
 #: In the order in which they are gone through; the last is the strategy ``amct``'s own.
@@ -32,6 +33,50 @@ Strategy = Literal["guided", "amct"]
 
 
 @dataclass(frozen=True)
+class AutoOptions:
+    """What an escalation is asked for.
+
+    Attributes:
+        max_drop: largest relative drop of the metric from float, 0.01 is 1 %.
+        strategy: ``guided`` or ``amct``.
+        time_budget: seconds it may take, None sets no limit.
+        calibrators: specs of the candidates.
+        weight_bits: 2 to 8.
+        activation_bits: 2 to 8.
+        per_channel: False is one scale per weight tensor.
+        skip: ops left in float from the beginning.
+        without: tune methods that are not tried.
+    """
+
+    max_drop: float = 0.01
+    strategy: Strategy = "guided"
+    time_budget: float | None = None
+    calibrators: tuple[str, ...] = DEFAULT_CANDIDATES
+    weight_bits: int = 8
+    activation_bits: int = 8
+    per_channel: bool = True
+    skip: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Action:
+    """One command on the way to a recipe; the whole way is a tuple of them.
+
+    Attributes:
+        verb: ``calibrate`` makes a recipe, ``tune``, ``search`` and ``skip`` change it.
+        name: of the calibrator, the method or the way to search; "" with ``skip``.
+        options: of a tune method, as typed.
+        names: ops that ``tune`` is limited to, or that ``skip`` leaves in float.
+    """
+
+    verb: Literal["calibrate", "tune", "search", "skip"]
+    name: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class AutoStep:
     """One thing that was tried. Shares and drops are relative: 0.01 is 1 %.
 
@@ -46,7 +91,7 @@ class AutoStep:
         measured: variants measured on the evaluation data in it.
         before: metric of the variant it began from, None if there was none.
         after: metric of what it made, None if it made nothing.
-        gain: relative change of the metric from ``before`` to ``after``, positive is higher.
+        gain: relative change of the metric from ``before`` to ``after``, positive is better.
         gain_low: lower limit of its 95 % paired interval.
         gain_high: upper limit.
         noise: whether that interval contains 0.
@@ -56,7 +101,7 @@ class AutoStep:
         divergence: of the outputs from the float model's.
         float_macs: share of multiply-accumulates that ``recipe`` leaves in float.
         recipe: what it made, kept or not.
-        commands: what to type, in this order, to make ``recipe`` again from nothing.
+        way: what makes ``recipe`` again from nothing (``auto_commands.py`` writes it out).
         known: it was done by an earlier run in the same folder.
     """
 
@@ -80,7 +125,7 @@ class AutoStep:
     divergence: float | None = None
     float_macs: float = 0.0
     recipe: Recipe | None = None
-    commands: tuple[str, ...] = ()
+    way: tuple[Action, ...] = ()
     known: bool = False
 
 
