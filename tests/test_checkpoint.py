@@ -220,8 +220,8 @@ def test_a_program_that_is_none_is_refused_by_name(folder: Path) -> None:
         ("[]", 'it is not ours: "format" is not "qviz-int8". Name a qviz checkpoint.'),
         (
             '{"format": "qviz-int8", "version": 9}',
-            "version 9 is not 1, the one this qviz reads. Install the qviz that wrote it, or "
-            "export again.",
+            "version 9 is none of 1 to 2, which this qviz reads. Install the qviz that wrote it, "
+            "or export again.",
         ),
         (
             '{"format": "qviz-int8", "version": 1, "files": {}, "inputs": [], "float_bytes": 1}',

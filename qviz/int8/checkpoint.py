@@ -2,7 +2,8 @@
 
     DIR/
       model.safetensors   int8 weights NAME, float32 NAME_scale (one per output channel), biases,
-                          and the untouched float tensors of everything that stays float
+                          and the untouched float tensors of everything that stays float; a weight
+                          of at most 4 bits is NAME_packed, two codes per byte (int4.py)
       recipe.json         the decision (schema: qviz/schemas/recipe.schema.json)
       model.pt2           the program, weights included: torch.export.load needs only
                           ``import qviz.int8.pool`` for the integer operators
@@ -36,6 +37,7 @@ from qviz.int8 import moving, placement, twin
 from qviz.int8.folder import EXPORT_AGAIN, check_file, read_manifest, write_folder
 from qviz.int8.lower import Lowered
 from qviz.int8.parity import flat_inputs
+from qviz.int8.stored import is_packed, stored_program, stored_tensors, unpacked
 from qviz.loading_pt2 import load_exported
 from qviz.recipe import Recipe, activation_grid, resolve
 from qviz.rewrite import get_attr
@@ -71,19 +73,23 @@ def save_checkpoint(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(program, buffer)
-    tensors = stored_tensors(lowered)
     files = {
-        WEIGHTS: to_safetensors(tensors, metadata={"format": "pt", "producer": "qviz"}),
+        WEIGHTS: to_safetensors(
+            stored_tensors(lowered), metadata={"format": "pt", "producer": "qviz"}
+        ),
         RECIPE: lowered.recipe.to_json().encode(),
         PROGRAM: buffer.getvalue(),
     }
     if float_scores is not None:
         files[FLOAT_SCORES] = to_safetensors({"scores": float_scores.detach().cpu().contiguous()})
-    write_folder(Path(folder), files, {**_manifest(lowered, program), **(origin or {})})
+    held = {**_manifest(lowered, program), **(origin or {})}
+    packs = any(is_packed(w) for w in lowered.weights.values())
+    write_folder(Path(folder), files, held, version=2 if packs else 1)
 
 
 def export_program(lowered: Lowered) -> ExportedProgram:
-    """The lowered module as an exported program whose batch size is free."""
+    """What is saved: the lowered program, narrow weights packed, its batch size free."""
+    module = stored_program(lowered)
     inputs: dict[int | str, Tensor] = {}
     free: dict[int | str, dict[int, Any]] = {}
     nodes = {n.name: n for n in lowered.graph.module.graph.nodes}
@@ -95,29 +101,15 @@ def export_program(lowered: Lowered) -> ExportedProgram:
     args = tuple(inputs[k] for k in sorted(k for k in inputs if isinstance(k, int)))
     kwargs = {k: v for k, v in inputs.items() if isinstance(k, str)}
     shapes = [free[k] for k in (*range(len(args)), *kwargs)]
-    names = [str(n.target) for n in lowered.module.graph.nodes if n.op == "placeholder"]
+    names = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
     spec = dict(zip(names, shapes, strict=True)) if kwargs else tuple(shapes)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.export.export(
-            lowered.module, args, kwargs, dynamic_shapes=spec, strict=False
-        )
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=spec, strict=False)
     for node in program.graph.nodes:
         # Stack traces and module paths would carry this machine's folders into the file.
         node.meta = {k: v for k, v in node.meta.items() if k in ("val", "tensor_meta")}
     return program
-
-
-def stored_tensors(lowered: Lowered) -> dict[str, Tensor]:
-    """What ``model.safetensors`` holds: integers wherever a weight is rounded."""
-    tensors = {}
-    for name, value in lowered.module.state_dict().items():
-        weight = lowered.weights.get(name)
-        if weight is not None and value.is_floating_point():  # rounded weight of a float op
-            tensors[name], tensors[f"{name}_scale"] = weight.codes.clone(), weight.scale.clone()
-        else:
-            tensors[name] = value.detach().contiguous().clone()
-    return tensors
 
 
 def _manifest(lowered: Lowered, program: ExportedProgram) -> dict[str, Any]:
@@ -142,6 +134,7 @@ def _manifest(lowered: Lowered, program: ExportedProgram) -> dict[str, Any]:
             name: {
                 "parameter": w.parameter,
                 "bits": w.bits,
+                "packing": "int4" if is_packed(w) else "int8",
                 "axis": w.axis,
                 "transposed": w.transposed,
                 "shape": list(w.codes.shape),
@@ -155,7 +148,8 @@ def _manifest(lowered: Lowered, program: ExportedProgram) -> dict[str, Any]:
 
 def _integer_calls(module: fx.GraphModule) -> list[fx.Node]:
     nodes = module.graph.nodes
-    return [n for n in nodes if n.op == "call_function" and twin.is_integer_call(n)]
+    calls = [n for n in nodes if n.op == "call_function" and twin.is_integer_call(n)]
+    return [n for n in calls if twin.kernel_of(n) != "unpack_int4"]
 
 
 def _parameters(module: fx.GraphModule) -> list[Tensor]:
@@ -337,4 +331,4 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         raise CheckpointError(failure.thing, failure.reason, EXPORT_AGAIN) from failure
     assert isinstance(program, fx.GraphModule)
     # A module of its own: torch.export's checks its inputs a second time, in 80 us.
-    return Checkpoint(folder, manifest, fx.GraphModule(program, program.graph))
+    return Checkpoint(folder, manifest, unpacked(program))

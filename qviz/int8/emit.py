@@ -294,7 +294,8 @@ class Emitter:
         if head.kind == "conv_transpose":
             how = geometry.transpose_arguments(head.node)
             return self._call(qviz.conv_transpose.default, (*before, *how), **extra)
-        if never_negative(source):
+        grid = head.inputs[position]
+        if never_negative(source) or (grid is not None and grid.qmin >= 0):
             extra["x_qmin"] = 0
         if head.kind == "linear":
             return self._call(qviz.linear.default, before, **extra)

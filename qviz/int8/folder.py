@@ -20,20 +20,24 @@ from qviz.errors import CheckpointError
 from qviz.store_files import TEMPORARY, replace_file
 
 FORMAT = "qviz-int8"
-VERSION = 1
+#: 1 stores every code in a byte; 2 has packed ones, which an older qviz cannot read.
+VERSIONS = (1, 2)
 MANIFEST = "checkpoint.json"
 #: What nothing can be loaded without.
 NEEDED = {"files": dict, "inputs": list, "calls": dict, "float_bytes": int}
 EXPORT_AGAIN = "Export the checkpoint again, or copy the whole folder again"
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
+def write_folder(
+    folder: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any], *, version: int = 1
+) -> None:
     """Write a checkpoint.
 
     Args:
         folder: made if it is not there; other files in it are left alone.
         files: contents by name.
         manifest: what ``read_manifest`` gives back; digests of the files are added.
+        version: the first version of the format that has all that the files use.
 
     Raises:
         CheckpointError: the folder cannot be written; an older checkpoint in it is still whole,
@@ -43,7 +47,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         for name, content in files.items()
     }
-    text = json.dumps({"format": FORMAT, "version": VERSION, **manifest, "files": listed}, indent=1)
+    text = json.dumps({"format": FORMAT, "version": version, **manifest, "files": listed}, indent=1)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(str(folder), "it is a file, not a folder", "Name a folder")
     beside = folder.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
@@ -103,10 +107,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             str(path), f'it is not ours: "format" is not "{FORMAT}"', "Name a qviz checkpoint"
         )
-    if found.get("version") != VERSION:
+    if found.get("version") not in VERSIONS:
         raise CheckpointError(
             str(path),
-            f"version {found.get('version')} is not {VERSION}, the one this qviz reads",
+            f"version {found.get('version')} is none of {VERSIONS[0]} to {VERSIONS[-1]}, which "
+            "this qviz reads",
             "Install the qviz that wrote it, or export again",
         )
     for key, kind in NEEDED.items():
