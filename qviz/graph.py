@@ -148,6 +148,8 @@ class Graph:
         folded: batch norms folded, as op name -> name of the op they went into.
         limits: weight operand -> bits -> amax that its grid takes instead of the largest
             magnitude (see ``weights.py``).
+        rescaled: op -> what its output channels were multiplied with on purpose, ``[C]``
+            (``weights.py``).
     """
 
     name: str
@@ -160,6 +162,7 @@ class Graph:
     weights: Mapping[str, str]
     folded: Mapping[str, str]
     limits: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    rescaled: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def operands(self) -> dict[str, Operand]:

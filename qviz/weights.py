@@ -40,11 +40,15 @@ class TunedWeights:
         values: parameter (dotted name in ``graph.module``) -> float32, shape of the original.
         biases: op that has no bias -> name in ``values`` of the one it gets.
         limits: weight operand -> bits -> amax, ``[C]`` per channel or 0-d per tensor.
+        rescaled: op whose output is another one on purpose (cross-layer equalization), undone by
+            its readers -> what every output channel was multiplied with, ``[C]``. Who compares
+            the op with that of the untouched model has to multiply that one with it.
     """
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
     biases: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    rescaled: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.values or self.limits)
@@ -69,7 +73,10 @@ class TunedWeights:
         for name, found in later.limits.items():
             limits[name] = {**limits.get(name, {}), **found}
         return TunedWeights(
-            {**self.values, **later.values}, {**self.biases, **later.biases}, limits
+            {**self.values, **later.values},
+            {**self.biases, **later.biases},
+            limits,
+            _product(self.rescaled, later.rescaled),
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -80,6 +87,7 @@ class TunedWeights:
                 found[f"limit/{bits}/{operand}"] = amax.detach().cpu().numpy()
         for op, name in self.biases.items():
             found[f"bias/{op}"] = np.array(name)
+        found |= {f"rescaled/{op}": v.detach().cpu().numpy() for op, v in self.rescaled.items()}
         return found
 
     @staticmethod
@@ -88,19 +96,27 @@ class TunedWeights:
         values: dict[str, Tensor] = {}
         biases: dict[str, str] = {}
         limits: dict[str, dict[int, Tensor]] = {}
+        rescaled: dict[str, Tensor] = {}
         for key, array in arrays.items():
             kind, _, name = key.partition("/")
             if kind == "value":
                 values[name] = torch.from_numpy(array)
             elif kind == "bias":
                 biases[name] = str(array)
+            elif kind == "rescaled":
+                rescaled[name] = torch.from_numpy(array)
             else:
                 bits, _, operand = name.partition("/")
                 limits.setdefault(operand, {})[int(bits)] = torch.from_numpy(array)
-        return TunedWeights(values, biases, limits)
+        return TunedWeights(values, biases, limits, rescaled)
 
 
 NOTHING = TunedWeights()
+
+
+def _product(first: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    both = {**first, **later}
+    return both | {op: first[op] * later[op] for op in first.keys() & later.keys()}
 
 
 def weight_of(graph: Graph, op: str) -> Operand | None:
@@ -191,7 +207,8 @@ def tuned_graph(graph: Graph, tuned: TunedWeights) -> Graph:
     limits = {name: dict(found) for name, found in graph.limits.items()}
     for name, found in tuned.limits.items():
         limits[name] = {**limits.get(name, {}), **found}
-    return replace(graph, module=module, limits=limits)
+    rescaled = _product(graph.rescaled, tuned.rescaled)
+    return replace(graph, module=module, limits=limits, rescaled=rescaled)
 
 
 def _copy_of(graph: fx.Graph) -> fx.Graph:
@@ -214,7 +231,7 @@ def _give_bias(module: fx.GraphModule, node: fx.Node, name: str) -> None:
 def _check(graph: Graph, tuned: TunedWeights) -> None:
     new = set(tuned.biases.values())
     operands = graph.operands
-    strangers = [op for op in tuned.biases if op not in graph.ops]
+    strangers = [op for op in (*tuned.biases, *tuned.rescaled) if op not in graph.ops]
     strangers += [name for name in tuned.limits if name not in operands]
     for name, value in tuned.values.items():
         if name in new:
