@@ -5,8 +5,8 @@ takes the point of least squared error. Both are written after AMCT's public PyT
 (``amct_pytorch``: ``ifmr.py`` and ``hfmg.py`` of its custom ops), including what differs from its
 documentation: IFMR searches the upper end only.
 
-A symmetric range follows AMCT's rule that -128 is used where the negative side is the larger one:
-the scale is then |min| / 128, which on a grid whose scale is amax / 127 is an amax of 127/128 |min|.
+Where the negative side is the larger one, AMCT's symmetric scale is |min| / 128, so that -128 is
+used; on a grid whose scale is amax / 127 that is an amax of 127/128 |min|.
 """
 
 from __future__ import annotations
