@@ -86,6 +86,7 @@ def open_job(
         batch_size=options.batch_size,
         memory_budget=options.memory_budget,
         fold_batch_norm=options.fold,
+        training=getattr(options, "train", None),
         seed=options.seed,
         command=tuple(command),
     )

@@ -112,3 +112,9 @@ def test_a_refusal_names_the_ops_and_the_way_out() -> None:
 def test_of_many_ops_three_are_named() -> None:
     change = Change(("a", "b", "c", "d", "e"), "4 bits", "8 bits")
     assert str(change) == "4 bits (a, b, c and 2 more) → 8 bits"
+
+
+def test_tuned_weights_become_the_models_own_where_the_format_goes_with_those() -> None:
+    found = nearest(GRAPH, replace(RECIPE, weights="ab12"), Limits(own_weights=True))
+    assert found.recipe.weights == ""
+    assert [str(c) for c in found.changes] == ["the weights were tuned → the model's own weights"]

@@ -57,6 +57,7 @@ LINEAR_INT8 = Limits(
     types=("linear",),
     whole=True,
     rules=(made_by_modules, called_alike),
+    own_weights=True,
 )
 
 EXPORTERS: dict[str, Format] = {
@@ -102,7 +103,12 @@ EXPORTERS: dict[str, Format] = {
             "Which quantizers are on and their ranges, and a script that puts them into your "
             "module with nvidia-modelopt",
             "qviz.export.modelopt",
-            Limits(symmetric=True, types=tuple(KINDS), rules=(made_by_modules, called_alike)),
+            Limits(
+                symmetric=True,
+                types=tuple(KINDS),
+                rules=(made_by_modules, called_alike),
+                own_weights=True,
+            ),
         ),
         Format(
             "compressed-tensors",
@@ -124,28 +130,28 @@ EXPORTERS: dict[str, Format] = {
             "AIMET encodings",
             "The grid of every int8 activation and weight, as Qualcomm's tools read it; JSON",
             "qviz.export.aimet",
-            Limits(alike=True),
+            Limits(alike=True, own_weights=True),
         ),
         Format(
             "amct",
             "Huawei AMCT",
             "Which layers are int8 and their scales: config JSON and record text",
             "qviz.export.amct",
-            Limits(bits=(8,), types=AMCT_TYPES, whole=True),
+            Limits(bits=(8,), types=AMCT_TYPES, whole=True, own_weights=True),
         ),
         Format(
             "tensorrt-cache",
             "TensorRT calibration cache",
             "One scale per activation, for TensorRT 8 to 10; TensorRT 11 no longer reads it",
             "qviz.export.tensorrt_cache",
-            Limits(symmetric=True, bits=(8,), whole=True, alike=True),
+            Limits(symmetric=True, bits=(8,), whole=True, alike=True, own_weights=True),
         ),
         Format(
             "ranges",
             "Ranges as JSON",
             "The range of every int8 activation for ONNX Runtime, OpenVINO and scripts",
             "qviz.export.ranges_json",
-            Limits(bits=(8,), whole=True, alike=True),
+            Limits(bits=(8,), whole=True, alike=True, own_weights=True),
         ),
         Format(
             "model-explorer",

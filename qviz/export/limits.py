@@ -34,6 +34,8 @@ class Limits:
         rules: what else has to stay float; each is asked after the one before it was obeyed.
         alike: a tensor or weight has one grid: whoever reads it is int8 at the same width, or its
             whole op is float.
+        own_weights: whoever reads it puts it on the model as its author made it, so that weights
+            which were tuned here would not be there.
     """
 
     symmetric: bool = False
@@ -43,6 +45,7 @@ class Limits:
     per_channel: bool = False
     rules: tuple[Rule, ...] = ()
     alike: bool = False
+    own_weights: bool = False
 
 
 #: The usual engine: symmetric, 8 bits.
@@ -54,7 +57,7 @@ class Change:
     """One thing that the nearest recipe says otherwise.
 
     Attributes:
-        ops: whom it concerns, in execution order.
+        ops: whom it concerns, in execution order; empty if it is the whole model.
         reason: what the format cannot express.
         becomes: what the nearest recipe says instead.
     """
@@ -64,7 +67,8 @@ class Change:
     becomes: str
 
     def __str__(self) -> str:
-        return f"{self.reason} ({_named(self.ops)}) → {self.becomes}"
+        concerned = f" ({_named(self.ops)})" if self.ops else ""
+        return f"{self.reason}{concerned} → {self.becomes}"
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,9 @@ def nearest(graph: Graph, recipe: Recipe, limits: Limits | None) -> Nearest:
         for op in graph.quantizable
     }
     chosen = [op for op, found in int8.items() if found]
+    if limits.own_weights and recipe.weights:
+        recipe = replace(recipe, weights="")
+        changes.append(Change((), "the weights were tuned", "the model's own weights"))
     if limits.symmetric and not profile(recipe.profile).symmetric:
         recipe = replace(recipe, profile="tensorrt")
         ops = _names(op for op in chosen if any(o.kind == "activation" for o in op.operands))
