@@ -27,8 +27,9 @@ Stage = Literal[
     "training",
     "roll back",
 ]
-#: ``failed`` is a method that could not be applied; ``skipped`` was not begun or not finished.
-Outcome = Literal["kept", "not kept", "skipped", "failed"]
+#: ``idle`` found nothing that it could change, ``failed`` could not be applied, ``skipped`` did not
+#: fit into the time budget.
+Outcome = Literal["kept", "not kept", "idle", "skipped", "failed"]
 Strategy = Literal["guided", "amct"]
 
 

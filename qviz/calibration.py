@@ -169,11 +169,7 @@ def compare_calibrators(
     recipes = [recipe_for(spec) for spec in calibration.specs]
     recipes.append(replace(recipe_for("max"), per_channel=False))
     results = [measure(r) for r in recipes]
-    usable = list(range(len(calibration.specs)))
-    ranked = sorted(usable, key=lambda i: (results[i].drop, results[i].divergence))
-    groups = tie_groups([results[i].scores for i in ranked])
-    tied = {i for i, group in zip(ranked, groups, strict=True) if group == 0}
-    best = min(tied, key=lambda i: (results[i].divergence, i))
+    best, tied = best_of(results[: len(calibration.specs)])
     won = list(calibration.least_error.values())
     return tuple(
         CalibratorRow(
@@ -189,6 +185,21 @@ def compare_calibrators(
         )
         for i, (recipe, result) in enumerate(zip(recipes, results, strict=True))
     )
+
+
+def best_of(results: Sequence[Evaluation]) -> tuple[int, frozenset[int]]:
+    """The least divergence among those that the metric cannot tell from its best, and all those.
+
+    Args:
+        results: at least one, of the same samples.
+
+    Returns:
+        Index of the best, and the indices of all that are tied with it.
+    """
+    ranked = sorted(range(len(results)), key=lambda i: (results[i].drop, results[i].divergence))
+    groups = tie_groups([results[i].scores for i in ranked])
+    tied = frozenset(i for i, group in zip(ranked, groups, strict=True) if group == 0)
+    return min(tied, key=lambda i: (results[i].divergence, i)), tied
 
 
 def data_warnings(

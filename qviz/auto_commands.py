@@ -1,0 +1,132 @@
+"""The commands that repeat a result: from the model and its data to the exported checkpoint.
+
+A variant remembers the way it was made (``Action``). Each part of it is one command; where one part
+has to hand a recipe to the next, it names it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from qviz.auto import Action, AutoOptions
+
+#: Options of how a run was opened that a command has to repeat, with the defaults it need not say.
+_OPENING = {
+    "weights": None,
+    "calibration": None,
+    "evaluation": None,
+    "preprocessing": None,
+    "metric": None,
+    "profile": "cuda",
+    "batch_size": 32,
+    "memory_budget": 2 << 30,
+    "seed": 0,
+}
+#: What is kept under a command that is not the last one.
+_STEP = "step-{}"
+
+
+def commands(
+    way: Sequence[Action],
+    opened: Mapping[str, object],
+    options: AutoOptions,
+    folder: str,
+    name: str = "best",
+) -> tuple[str, ...]:
+    """What to type to make a variant again, and to export it.
+
+    Args:
+        way: how it was made.
+        opened: how model and data were opened (``options.json`` of the run folder).
+        options: of the escalation.
+        folder: run folder to make it in; a new one, so that everything is done again.
+        name: of the result.
+    """
+    if not way or way[0].verb != "calibrate":
+        return ()
+    start = ["--calibrator", way[0].name, *_recipe_options(options)]
+    lines, made = [], ""
+    todo = _joined(way[1:])
+    for index, action in enumerate(todo or [Action("skip")]):
+        last = index >= len(todo) - 1
+        keep = name if last else _STEP.format(index + 1)
+        begin = start if not made else ["--from", made]
+        words = [*begin, *_verb_options(action, options), *_named(action, keep)]
+        lines.append(_command(_verb(action), opened, words, folder))
+        made = f"{folder}/{'recipe' if action.verb == 'search' else keep}.json"
+    lines.append(shlex.join(["qviz", "export", folder, "--recipe", made, "-o", f"{folder}-int8"]))
+    return tuple(lines)
+
+
+def _joined(way: Sequence[Action]) -> list[Action]:
+    return [a for a in way if a.verb != "skip" or a.names]
+
+
+def _verb(action: Action) -> str:
+    return "evaluate" if action.verb == "skip" else action.verb
+
+
+def _named(action: Action, name: str) -> list[str]:
+    return [] if action.verb == "search" else ["--name", name]  # a search writes recipe.json
+
+
+def _verb_options(action: Action, options: AutoOptions) -> list[str]:
+    if action.verb == "search":
+        return ["--max-drop", f"{options.max_drop:g}", "--method", action.name]
+    if action.verb == "skip":
+        return [word for name in action.names for word in ("--skip", name)]
+    words = ["--method", action.name]
+    words += [word for k, v in action.options for word in ("--option", f"{k}={v}")]
+    return words + (["--ops", ",".join(action.names)] if action.names else [])
+
+
+def _recipe_options(options: AutoOptions) -> list[str]:
+    words = []
+    if options.weight_bits != 8:
+        words += ["--weight-bits", str(options.weight_bits)]
+    if options.activation_bits != 8:
+        words += ["--activation-bits", str(options.activation_bits)]
+    if not options.per_channel:
+        words.append("--per-tensor")
+    return words + [word for name in options.skip for word in ("--skip", name)]
+
+
+def _command(verb: str, opened: Mapping[str, object], words: Sequence[str], folder: str) -> str:
+    given = ["qviz", verb, str(opened["model"])]
+    for option, default in _OPENING.items():
+        value = opened.get(option)
+        if value is not None and value != default:
+            given += [f"--{option.replace('_', '-')}", str(value)]
+    if verb == "tune" and opened.get("train"):
+        given += ["--train", str(opened["train"])]
+    if opened.get("fold") is False:
+        given.append("--no-fold-batch-norm")
+    return shlex.join([*given, *words, "-o", folder])
+
+
+def in_python(way: Sequence[Action], options: AutoOptions) -> tuple[str, ...]:
+    """The same as calls of a session, for a model that was not opened on the command line."""
+    if not way or way[0].verb != "calibrate":
+        return ()
+    more = ""
+    if options.weight_bits != 8:
+        more += f", weight_bits={options.weight_bits}"
+    if options.activation_bits != 8:
+        more += f", activation_bits={options.activation_bits}"
+    if not options.per_channel:
+        more += ", per_channel=False"
+    skip = "".join(f", {name!r}" for name in options.skip)[2:]
+    lines = [f"recipe = session.recipe({way[0].name!r}{more})" + (f".skip({skip})" if skip else "")]
+    for action in _joined(way[1:]):
+        if action.verb == "tune":
+            given = "".join(f", {k}={v!r}" for k, v in action.options)
+            ops = f", ops={list(action.names)!r}" if action.names else ""
+            lines.append(f"recipe = session.tune({action.name!r}, recipe{ops}{given}).recipe")
+        elif action.verb == "search":
+            drop = f"max_drop={options.max_drop:g}, method={action.name!r}"
+            lines.append(f"recipe = session.search(recipe, {drop}).recipe")
+        else:
+            names = ", ".join(repr(name) for name in action.names)
+            lines.append(f"recipe = recipe.skip({names})")
+    return (*lines, 'session.export(recipe, "int8")')

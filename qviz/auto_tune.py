@@ -1,0 +1,61 @@
+"""A tune method as a step of the escalation."""
+
+from __future__ import annotations
+
+from qviz.auto import Action, AutoStep, Stage
+from qviz.auto_judge import Verdict, helped
+from qviz.auto_work import NothingToDo, Tried, Work
+from qviz.progress import OnProgress
+from qviz.tune.methods import METHODS
+from qviz.tuning import gained
+
+Options = tuple[tuple[str, str], ...]
+
+
+def tune(
+    work: Work,
+    stage: Stage,
+    name: str,
+    options: Options = (),
+    *,
+    origin: AutoStep | None = None,
+    unkeyed: Options = (),
+) -> None:
+    """Try one method, if there is such a one and the user does not leave it out.
+
+    Args:
+        work: the escalation.
+        stage: part of it.
+        name: of the method.
+        options: of the method, as typed.
+        origin: the variant it begins from; None is the base. Either way it is kept only if it is
+            better than the base.
+        unkeyed: further options, which say how long it may take but not what it does.
+    """
+    session, base, start = work.session, work.base, origin or work.base
+    if name not in METHODS or name in work.options.without or base is None or start is None:
+        return
+    method, old, compared = METHODS[name], start.recipe, base.recipe
+    assert old is not None
+    assert compared is not None
+    given = dict((*options, *unkeyed))
+
+    def do(tell: OnProgress) -> Tried:
+        if not method.module.sites(session.subject(old, progress=tell)):
+            raise NothingToDo("there is nothing in this model that it could change")
+        made = session.tune(name, old, progress=tell, **given)
+        if made.after is None or made.recipe == old:
+            raise NothingToDo("it found nothing to change")
+        before = session.evaluate(compared, progress=tell)
+        way = (*start.way, Action("tune", name, tuple(given.items())))
+        return Tried(made.recipe, made.after, before, way, note=f"{len(made.changes)} changes")
+
+    def judge(tried: Tried) -> Verdict:
+        assert tried.before is not None
+        interval = gained(tried.before, tried.after, session.seed)[1]
+        return helped(tried.before, tried.after, interval)
+
+    values = ", ".join(value for _, value in options)
+    title = f"{method.title} ({values})" if values else method.title
+    trains = session.training_data.digest if stage == "training" and session.training_data else ""
+    work.attempt(stage, name, title, do, judge, key=(old, compared, options, trains))
