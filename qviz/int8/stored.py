@@ -126,9 +126,7 @@ def unpacked(program: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(program, graph)
 
 
-def _computed(
-    program: fx.GraphModule, node: fx.Node, held: dict[fx.Node, Tensor]
-) -> Tensor | None:
+def _computed(program: fx.GraphModule, node: fx.Node, held: dict[fx.Node, Tensor]) -> Tensor | None:
     """The value of a node that makes a weight of packed codes, None for any other node."""
     if node.op != "call_function":
         return None
@@ -143,7 +141,7 @@ def _computed(
         lambda n: held[n] if n in held else get_attr(program, str(n.target)),
     )
     with torch.no_grad():
-        made: Tensor = node.target(*args, **kwargs)
+        made: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
     return made
 
 

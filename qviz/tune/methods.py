@@ -56,7 +56,29 @@ class Method:
 
 
 #: In the order in which a person would try them.
-_ROWS: tuple[Method, ...] = ()
+_ROWS: tuple[Method, ...] = (
+    Method(
+        "codebook",
+        "Codebook",
+        "K-means over each weight, stored as numbers of few bits: smaller to ship, not faster.",
+        "Han et al. 2016, Deep Compression, section 3",
+        "seconds",
+    ),
+    Method(
+        "nuq",
+        "Non-uniform steps (NUQ)",
+        "Each weight uses a few of its codes, where its values are: smaller to ship, not faster.",
+        "AMCT, NUQ algorithm for weight quantization",
+        "seconds",
+    ),
+    Method(
+        "pruning",
+        "Magnitude pruning",
+        "The smallest weights of each op become zero: smaller once entropy-coded, not faster.",
+        "Han et al. 2016, Deep Compression, section 2",
+        "seconds",
+    ),
+)
 
 METHODS: dict[str, Method] = {m.name: m for m in _ROWS}
 
