@@ -99,12 +99,14 @@ def app(options: argparse.Namespace) -> int:
         preprocessing=options.preprocessing,
         profile=options.profile,
         metric=options.metric,
+        train=options.train,
     )
     if options.model is not None and (Path(options.model) / "manifest.json").exists():
         from qviz.ui.models import start_of_run
 
         again = start_of_run(Path(options.model))
-        said = {k: v for k in ("calibration", "evaluation") if (v := getattr(start, k)) is not None}
+        data = ("calibration", "evaluation", "train")
+        said = {name: v for name in data if (v := getattr(start, name)) is not None}
         start = replace(again, **said)
     launch(start, port=options.port, headless=options.headless, allow_code=options.allow_code)
     return 0

@@ -307,6 +307,7 @@ def parser() -> Parser:
     made.add_argument("model", metavar="MODEL | RUN", nargs="?", help=f"{MODEL}; or a run folder")
     made.add_argument("--calibration", metavar="D", help=f"samples that ranges come from: {DATA}")
     made.add_argument("--evaluation", metavar="D", help="samples that measure, likewise")
+    made.add_argument("--train", metavar="D", help="samples to train on (page Win back), likewise")
     made.add_argument("--weights", metavar="FILE", help="put into what a factory built")
     made.add_argument("--preprocessing", metavar="TOML", help="what is done to the pixels")
     made.add_argument("--profile", default="cuda", help="engine whose rules are followed")

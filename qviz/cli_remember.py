@@ -23,6 +23,7 @@ REMEMBERED = (
     "weights",
     "calibration",
     "evaluation",
+    "train",
     "preprocessing",
     "metric",
     "profile",

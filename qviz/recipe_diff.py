@@ -8,7 +8,7 @@ from typing import Literal
 
 from qviz.recipe import Override, Recipe, TensorRange
 
-Kind = Literal["profile", "calibrator", "bits", "scale", "default", "int8", "range"]
+Kind = Literal["profile", "calibrator", "bits", "scale", "default", "weights", "int8", "range"]
 
 #: What an override's target is called when it stands for many operands.
 _MANY = {"kind:weight": "all weights", "kind:activation": "all activations"}
@@ -36,8 +36,8 @@ class Difference:
 def differences(recipe: Recipe, base: Recipe) -> tuple[Difference, ...]:
     """What ``recipe`` decides otherwise than ``base``: whole first, then by op, then ranges.
 
-    Ranges that are others only because the calibrator, the profile or the bits are others are not
-    listed one by one.
+    Ranges that are others only because the calibrator, the profile, the bits or the weights are
+    others are not listed one by one.
     """
     return (*_whole(recipe, base), *_overrides(recipe, base), *_ranges(recipe, base))
 
@@ -53,10 +53,15 @@ def _whole(recipe: Recipe, base: Recipe) -> Iterator[Difference]:
         ("bits", "activations", f"{recipe.activation_bits} bit", f"{base.activation_bits} bit"),
         ("scale", "weights", scales(recipe), scales(base)),
         ("default", "what is not named", _kind(recipe.int8), _kind(base.int8)),
+        ("weights", "values of weights", _values(recipe), _values(base)),
     )
     for kind, what, now, before in pairs:
         if now != before:
             yield Difference(kind, "", now, before, f"{what}: {now} instead of {before}")
+
+
+def _values(recipe: Recipe) -> str:
+    return f"tuned ({recipe.weights})" if recipe.weights else "the model's own"
 
 
 def _overrides(recipe: Recipe, base: Recipe) -> Iterator[Difference]:
@@ -77,10 +82,11 @@ def _overrides(recipe: Recipe, base: Recipe) -> Iterator[Difference]:
 
 
 def _ranges(recipe: Recipe, base: Recipe) -> Iterator[Difference]:
-    alike = (recipe.calibrator, recipe.profile, recipe.activation_bits) == (
+    alike = (recipe.calibrator, recipe.profile, recipe.activation_bits, recipe.weights) == (
         base.calibrator,
         base.profile,
         base.activation_bits,
+        base.weights,
     )
     for tensor in dict.fromkeys((*recipe.range_of, *base.range_of)):
         now, before = recipe.range_of.get(tensor), base.range_of.get(tensor)

@@ -38,8 +38,9 @@ def decided(recipe: Recipe) -> str:
     ops = "everything int8 that can be" if recipe.int8 else "everything in float"
     if many := len(recipe.overrides):
         ops += f", with {many} {'exception' if many == 1 else 'exceptions'}"
+    tuned = ", tuned" if recipe.weights else ""
     return (
-        f"{recipe.calibrator} ranges, {recipe.weight_bits} bit weights ({scales}), "
+        f"{recipe.calibrator} ranges, {recipe.weight_bits} bit weights ({scales}{tuned}), "
         f"{recipe.activation_bits} bit activations, profile {recipe.profile}; {ops}."
     )
 

@@ -79,6 +79,8 @@ def snippet(
     recipe: Path,
     folder: Path,
     formats: Sequence[str] = ("checkpoint",),
+    *,
+    run: Path | None = None,
 ) -> str:
     """Python that opens the same model and data, measures a recipe and exports it.
 
@@ -87,6 +89,7 @@ def snippet(
         recipe: file that holds the recipe.
         folder: to export to.
         formats: to write.
+        run: run folder that holds the recipe's tuned weights, if it has any.
     """
     there = Path(str(options.get("cwd") or Path.cwd()))
     given = [repr(_absolute(options["model"], there))]
@@ -96,6 +99,8 @@ def snippet(
     for name, (argument, default) in _PLAIN.items():
         if (value := options.get(name)) is not None and value != default:
             given.append(f"{argument}={value!r}")
+    if run is not None:
+        given.append(f"run_dir={str(run)!r}")
     opened = f"qviz.open({', '.join(given)})"
     if len(given) > 1:
         opened = "qviz.open(\n" + "".join(f"    {one},\n" for one in given) + ")"

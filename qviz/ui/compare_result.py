@@ -161,7 +161,7 @@ def _outputs(session: Session, recipe: Recipe | None, reference: Outputs, job: J
     if stored is not None and stored.shape == reference.values.shape:
         return stored
     # too large to be kept
-    simulator, data = session.simulator, session.evaluation_data
+    simulator, data = session.simulator_of(recipe), session.evaluation_data
     if data is None:
         raise DataError("evaluation data", "are missing", "Open the model with some")
     edits = simulator.edits(recipe)

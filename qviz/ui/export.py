@@ -115,5 +115,6 @@ def reproduce_it(workspace: Workspace, folder: Path, formats: Sequence[str]) -> 
     text = reproduce.commands(run, file, folder, formats)
     st.code(text, language="bash", wrap_lines=True)
     st.markdown("In Python")
-    text = reproduce.snippet(options, file, folder, formats)
+    tuned = run if workspace.recipe.weights else None
+    text = reproduce.snippet(options, file, folder, formats, run=tuned)
     st.code(text, language="python", wrap_lines=True)

@@ -6,7 +6,7 @@ network nor a page of another site can reach it. It sends nothing anywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ class Start:
         preprocessing: TOML file of what is done to pixels.
         profile: whose rules the candidate ranges follow.
         metric: what is measured; None is what suits the data.
+        train: samples that methods that train may learn from, if any.
     """
 
     model: str | None = None
@@ -48,6 +49,8 @@ class Start:
     preprocessing: str | None = None
     profile: str = "cuda"
     metric: str | None = None
+    # not in the text of it, which names the run folder: an older folder is found again
+    train: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

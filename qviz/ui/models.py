@@ -13,6 +13,7 @@ import math
 import os
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from qviz.ui.launch import Start
 if TYPE_CHECKING:
     from qviz.calibration import Calibration
     from qviz.meter import LiveMeter
+    from qviz.progress import OnProgress
     from qviz.recipe import Recipe
     from qviz.session import Session
 
@@ -34,6 +36,8 @@ VARIABLE = "QVIZ_RUNS"
 FIRST_CALIBRATOR = "mse"
 #: Models that stay open; the one looked at longest ago goes first.
 MOST = 4
+#: Tuned weights of a model whose histograms are kept.
+SEEN = 8
 
 T = TypeVar("T")
 
@@ -62,6 +66,25 @@ class Opened:
     hardest: str
     closed: bool = False
     _memo: dict[str, Any] = field(default_factory=dict)
+    _seen: OrderedDict[str, Calibration] = field(default_factory=OrderedDict)
+
+    def seen(self, recipe: Recipe) -> bool:
+        """Whether ``calibration_of`` this recipe is there without a pass over the data."""
+        return not recipe.weights or recipe.weights in self._seen
+
+    def calibration_of(self, recipe: Recipe, progress: OnProgress | None = None) -> Calibration:
+        """Histograms and candidates with the weights that a recipe was made for.
+
+        Other weights make other values: tuned ones need a pass of their own, once.
+        """
+        if not recipe.weights:
+            return self.calibration
+        if recipe.weights not in self._seen:
+            histograms = self.session.histograms_of(recipe, progress)
+            self._seen[recipe.weights] = replace(self.calibration, histograms=histograms)
+            while len(self._seen) > SEEN:
+                self._seen.popitem(last=False)
+        return self._seen[recipe.weights]
 
     def memo(self, key: str, make: Callable[[], T]) -> T:
         """What ``make`` gives, made once: tables and figures that do not change with the draft."""
@@ -95,16 +118,20 @@ class Models:
     def _same_folder(self, start: Start) -> Start:
         """What was asked for, or what was asked for earlier and works in the same run folder.
 
-        A process writes to a run folder through one session: a second would close the first.
+        A process writes to a run folder through one session: a second would close the first. One
+        without the training data that are asked for now makes room.
         """
         if start not in self._jobs:
-            for earlier, job in self._jobs.items():
-                if replace(earlier, run=None) != replace(start, run=None):
+            for earlier, job in list(self._jobs.items()):
+                if replace(earlier, run=None, train=None) != replace(start, run=None, train=None):
                     continue  # another model: its folder refuses this one
                 opened = job.snapshot().result
                 run = opened.session.run if isinstance(opened, Opened) else None
-                if run is not None and run.path.resolve() == folders(start)[0].resolve():
+                if run is None or run.path.resolve() != folders(start)[0].resolve():
+                    continue
+                if start.train in (None, earlier.train):
                     return earlier
+                self._close(earlier)
         return start
 
     def close(self, seconds: float) -> None:
@@ -154,6 +181,7 @@ def start_of_run(folder: Path) -> Start:
         preprocessing=_absolute(stored.preprocessing, there),
         profile=stored.profile or "cuda",
         metric=_absolute(stored.metric, there),
+        train=_absolute(stored.train, there),
     )
 
 
@@ -176,6 +204,7 @@ def _open(start: Start, worker: Worker, job: Job) -> Opened:
                 str(start.model),
                 calibration=start.calibration,
                 evaluation=start.evaluation,
+                training=start.train,
                 metric=start.metric,
                 weights=start.weights,
                 preprocessing=start.preprocessing,
@@ -217,7 +246,7 @@ def _first(session: Session) -> tuple[Recipe, str]:
     if path.exists():
         try:
             recipe = Recipe.from_json(path.read_text(encoding="utf-8"), str(path))
-            resolve(recipe, session.graph)
+            resolve(recipe, session.graph_of(recipe))
         except (RecipeError, OSError) as failure:
             session.warnings.append(f"{failure} It is left out")
         else:
@@ -249,6 +278,7 @@ def folders(start: Start) -> list[Path]:
     if start.run is not None:
         return [Path(start.run)]
     name = re.sub(r"\W+", "-", str(start.model).removeprefix("sample:").rsplit("/", 1)[-1])
-    digest = hashlib.blake2b(repr(start).encode(), digest_size=4).hexdigest()
+    asked = repr(start) + (start.train or "")
+    digest = hashlib.blake2b(asked.encode(), digest_size=4).hexdigest()
     stem = runs_folder() / f"{name.strip('-') or 'model'}-{digest}"
     return [stem, *(stem.with_name(f"{stem.name}-{n}") for n in range(2, 10))]

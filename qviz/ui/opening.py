@@ -51,6 +51,7 @@ class Typed:
         metric: a name; "" is what suits the data.
         profile: whose rules the ranges follow.
         run: folder to keep everything in, or to go on from.
+        train: data that methods that train learn from.
     """
 
     model: str = ""
@@ -61,6 +62,7 @@ class Typed:
     metric: str = ""
     profile: str = PROFILES[0]
     run: str = ""
+    train: str = ""
 
 
 def code_allowed() -> bool:
@@ -90,6 +92,7 @@ def start_from(typed: Typed) -> Start:
         preprocessing=_file(_plain(typed.preprocessing), "preprocessing"),
         profile=typed.profile,
         metric=_plain(typed.metric) or None,
+        train=_file(_plain(typed.train), "training data"),
     )
     if not model.startswith("sample:") and start.calibration is None:
         raise InputError(
@@ -109,8 +112,9 @@ def check(start: Start) -> None:
     """
     from qviz.loading_factory import is_factory
 
-    models = [t for t in (start.model, start.calibration, start.evaluation) if t is not None]
-    named = [text for text in models if not text.startswith("sample:")] + [start.metric or ""]
+    asked = (start.model, start.calibration, start.evaluation, start.train)
+    named = [t for t in asked if t is not None and not t.startswith("sample:")]
+    named.append(start.metric or "")
     code = [text for text in named if is_factory(text)]
     # what the command line named is the choice of whoever started the server
     if code and not code_allowed() and start != launch.start():
@@ -143,8 +147,16 @@ def of_run(folder: Path, typed: Typed | None = None) -> Start:
     found = start_of_run(folder)
     stored = stored_options(folder)
     if folder.parent == _runs().resolve() and stored.get("cwd") == str(Path.cwd()):
-        fields = ("model", "calibration", "evaluation", "weights", "preprocessing", "metric")
-        again = Start(**{k: stored.get(k) for k in fields}, profile=stored.get("profile") or "cuda")
+        named = (
+            "model",
+            "calibration",
+            "evaluation",
+            "weights",
+            "preprocessing",
+            "metric",
+            "train",
+        )
+        again = Start(**{k: stored.get(k) for k in named}, profile=stored.get("profile") or "cuda")
         # Open already, or opened by this very form: two workspaces share one session then
         if _folder_of(again) == folder.name:
             found = again
@@ -153,6 +165,7 @@ def of_run(folder: Path, typed: Typed | None = None) -> Start:
             found,
             calibration=_file(_plain(typed.calibration), "calibration data") or found.calibration,
             evaluation=_file(_plain(typed.evaluation), "evaluation data") or found.evaluation,
+            train=_file(_plain(typed.train), "training data") or found.train,
         )
     missing = Path(found.model or "")
     if missing.is_absolute() and not missing.exists():

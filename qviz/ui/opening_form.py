@@ -92,7 +92,16 @@ def _path_form() -> None:
             max_chars=LONGEST,
             persist_state="session",
         )
-        with st.expander("Weights, preprocessing, metric, profile, run folder"):
+        with st.expander("Training data, weights, preprocessing, metric, profile, run folder"):
+            st.text_input(
+                "Training data",
+                key="start_train",
+                placeholder="/path/to/train.npz",
+                help="Only for methods that train (page Win back): other samples than those of "
+                "calibration and evaluation",
+                max_chars=LONGEST,
+                persist_state="session",
+            )
             left, right = st.columns(2)
             left.text_input(
                 "Weights",

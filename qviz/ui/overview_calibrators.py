@@ -120,6 +120,7 @@ def _table(workspace: Workspace, rows: tuple[CalibratorRow, ...], samples: int) 
         f"The draft's ranges come from {recipe.calibrator}"
         + (" and others, chosen tensor by tensor." if now > 1 else ".")
         + " Changes are relative to float."
+        + (" Measured with the model's own weights, not the draft's." if recipe.weights else "")
     )
 
 
@@ -135,5 +136,5 @@ def use(workspace: Workspace, calibrator: str) -> None:
 def _with_ranges(workspace: Workspace, calibrator: str) -> Recipe:
     recipe = workspace.recipe
     grid = profile(recipe.profile).activation_grid(recipe.activation_bits)
-    ranges = workspace.opened.calibration.ranges(calibrator, grid)
+    ranges = workspace.opened.calibration_of(recipe).ranges(calibrator, grid)
     return replace(recipe, calibrator=calibrator, ranges=ranges)

@@ -80,9 +80,10 @@ def _make(opened: Opened, recipe: Recipe) -> Draft:
         for op in graph.quantizable
         if (one := _entering(opened, recipe, op, decisions)) is not None
     }
+    histograms = opened.calibration_of(recipe).histograms
     bars = opened.memo(
-        "overview_bars",
-        lambda: {name: mini_histogram(h) for name, h in opened.calibration.histograms.items()},
+        f"overview_bars {recipe.weights}",
+        lambda: {name: mini_histogram(h) for name, h in histograms.items()},
     )
     details = {row.op: _detail(row, entering.get(row.op)) for row in rows}
     return Draft(rows, entering, overview_table(rows, entering, bars), details)
@@ -96,7 +97,7 @@ def _entering(
     reads = [o for o in reads if decisions[o.name].int8] or reads
     found = []
     for operand in reads:
-        histogram = opened.calibration.histograms.get(operand.tensor)
+        histogram = opened.calibration_of(recipe).histograms.get(operand.tensor)
         if histogram is None or not histogram.finite:
             continue
         clip = recipe.range_of[operand.tensor]
@@ -109,10 +110,10 @@ def _sqnr_db(opened: Opened, recipe: Recipe, tensor: str, bits: int) -> float:
     """Expected SQNR of a tensor's range, computed once per range."""
     clip = recipe.range_of[tensor]
     grid = activation_grid(recipe, opened.session.graph, tensor, bits)
-    known: dict[tuple[str, float, float, Grid], float] = opened.memo("overview_sqnr", dict)
-    key = (tensor, clip.lo, clip.hi, grid)
+    known: dict[tuple[str, str, float, float, Grid], float] = opened.memo("overview_sqnr", dict)
+    key = (recipe.weights, tensor, clip.lo, clip.hi, grid)
     if key not in known:
-        histogram = opened.calibration.histograms[tensor]
+        histogram = opened.calibration_of(recipe).histograms[tensor]
         known[key] = describe(histogram, ClipRange(clip.lo, clip.hi), grid).sqnr_db
     return known[key]
 

@@ -78,6 +78,7 @@ def _take(workspace: Workspace, taken: Collection[str]) -> None:
             format = format_of(path)
             graph = workspace.opened.session.graph
             found = import_recipe(path, graph, workspace.recipe, format)
+            workspace.opened.session.tuned(found.recipe)  # refuses weights that are not here
             workspace.keep(name, found.recipe)
         except QvizError as error:
             cure = "Give another file" if "--format" in error.cure else error.cure

@@ -122,7 +122,8 @@ def find_out(session: Session, base: Recipe, source: str, batch: int) -> Callabl
         from qviz.int8.timing_run import measure
         from qviz.int8.timing_subject import Subject
 
-        subject = Subject.of_lowered(lower(session.graph, base, session.simulator))
+        simulator = session.simulator_of(base)
+        subject = Subject.of_lowered(lower(simulator.graph, base, simulator))
         if source == HERE:
             found = measure(subject, (batch,), progress=job.tell)
         else:
@@ -133,8 +134,9 @@ def find_out(session: Session, base: Recipe, source: str, batch: int) -> Callabl
 
 
 def _key(memory: LatencyState, choice: Choice) -> Key:
-    # time does not depend on ranges
-    return replace(choice.base, ranges=(), calibrator=""), memory.source, memory.batch
+    # time does not depend on ranges or weights
+    base = replace(choice.base, ranges=(), calibrator="", weights="")
+    return base, memory.source, memory.batch
 
 
 def _job(memory: LatencyState, choice: Choice) -> Job | None:

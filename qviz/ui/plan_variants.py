@@ -69,8 +69,9 @@ def all_of(workspace: Workspace) -> dict[str, Variant]:
     for name, recipe in workspace.variants.items():
         try:
             resolve(recipe, graph)
+            workspace.opened.session.tuned(recipe)
         except RecipeError:
-            continue  # of another model that was kept in this folder
+            continue  # of another model that was kept in this folder, or its weights are gone
         named[name] = Variant(name, recipe)
     return {
         DRAFT: Variant(DRAFT, workspace.recipe),
@@ -123,10 +124,11 @@ def _row(state: PlanState, variant: Variant, choice: Choice) -> tuple[object, ..
     point = state.point(choice)
     drops = (None, None, None) if point is None else (point.drop, point.low, point.high)
     weights = "" if choice.base.per_channel else ", weights per tensor"
+    tuned = ", weights tuned" if choice.base.weights else ""
     return (
         variant.name,
         len(choice.ops),
         100 * choice.float_macs,
-        f"{choice.base.calibrator}{weights}",
+        f"{choice.base.calibrator}{weights}{tuned}",
         *(None if x is None else 100 * x for x in drops),
     )

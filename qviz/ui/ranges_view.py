@@ -33,6 +33,7 @@ class View:
         histogram: of its values; empty where calibration never reached it.
         candidates: what the calibrators would choose on that grid.
         current: the range of the recipe with what it costs, None without a range.
+        weights: key of the weights that the values come from.
     """
 
     operand: Operand
@@ -41,6 +42,7 @@ class View:
     histogram: Histogram
     candidates: tuple[Candidate, ...]
     current: Candidate | None
+    weights: str = ""
 
     @property
     def tensor(self) -> str:
@@ -68,8 +70,8 @@ def view(opened: Opened, recipe: Recipe, operand: Operand) -> View:
     """
     decision = resolve(recipe, opened.session.graph)[operand.name]
     grid = activation_grid(recipe, opened.session.graph, operand.tensor, decision.bits)
-    histogram = opened.calibration.histograms.get(operand.tensor) or empty()
-    rows = of_tensor(opened, operand.tensor, grid)
+    histogram = opened.calibration_of(recipe).histograms.get(operand.tensor) or empty()
+    rows = of_tensor(opened, recipe, operand.tensor, grid)
     found = recipe.range_of.get(operand.tensor)
     current = None
     if found is not None and histogram.finite:
@@ -79,19 +81,20 @@ def view(opened: Opened, recipe: Recipe, operand: Operand) -> View:
             current = named
         elif named is None:  # a calibrator that is not among the candidates
             current = replace(current, calibrator=found.calibrator)
-    return View(operand, decision, grid, histogram, rows, current)
+    return View(operand, decision, grid, histogram, rows, current, recipe.weights)
 
 
-def of_tensor(opened: Opened, tensor: str, grid: Grid) -> tuple[Candidate, ...]:
-    """The candidates of one tensor on any grid; made once."""
-    found = opened.calibration
+def of_tensor(opened: Opened, recipe: Recipe, tensor: str, grid: Grid) -> tuple[Candidate, ...]:
+    """The candidates of one tensor on any grid, with a recipe's weights; made once."""
+    found = opened.calibration_of(recipe)
     if grid == found.grid:
         return found.candidates.get(tensor, ())
     histogram = found.histograms.get(tensor)
     if histogram is None or not histogram.finite:
         return ()
     return opened.memo(
-        f"candidates {tensor} {grid}", lambda: candidates(histogram, grid, found.specs)
+        f"candidates {tensor} {grid} {recipe.weights}",
+        lambda: candidates(histogram, grid, found.specs),
     )
 
 
@@ -110,7 +113,7 @@ def custom(histogram: Histogram, lo: float, hi: float, grid: Grid) -> Candidate:
 def findings(opened: Opened, shown: View) -> tuple[Finding, ...]:
     """What is special about the tensor; worked out once."""
     return opened.memo(
-        f"findings {shown.tensor} {shown.grid}",
+        f"findings {shown.tensor} {shown.grid} {shown.weights}",
         lambda: diagnose(shown.histogram, shown.grid, shown.candidates),
     )
 
@@ -119,7 +122,8 @@ def limits(opened: Opened, shown: View) -> Limits | None:
     """What the chart needs to let the range be dragged; None where there is nothing to drag."""
     current, histogram = shown.current, shown.histogram
     drawn = opened.memo(
-        f"density {shown.tensor} {shown.grid}", lambda: drawn_density(histogram, shown.grid)
+        f"density {shown.tensor} {shown.grid} {shown.weights}",
+        lambda: drawn_density(histogram, shown.grid),
     )
     if current is None or drawn is None:
         return None
@@ -198,7 +202,7 @@ def with_calibrator(
     new: dict[str, TensorRange] = {}
     for tensor in tensors:
         grid = activation_grid(recipe, graph, tensor, bits[tensor])
-        if (found := _range(opened, tensor, calibrator, grid)) is not None:
+        if (found := _range(opened, recipe, tensor, calibrator, grid)) is not None:
             new[tensor] = TensorRange(tensor, found.lo, found.hi, calibrator)
     kept = [new.pop(old.tensor, old) for old in recipe.ranges]
     return replace(recipe, ranges=(*kept, *new.values()))
@@ -214,17 +218,19 @@ def usual(opened: Opened, recipe: Recipe, tensor: str, grid: Grid) -> str | None
     """The calibrator that a reset goes back to: the recipe's own, if it can make a range."""
     for calibrator in (recipe.calibrator, "mse"):
         try:
-            if _range(opened, tensor, calibrator, grid) is not None:
+            if _range(opened, recipe, tensor, calibrator, grid) is not None:
                 return calibrator
         except RangeError:  # a recipe from elsewhere may name what does not exist here
             continue
     return None
 
 
-def _range(opened: Opened, tensor: str, calibrator: str, grid: Grid) -> ClipRange | None:
-    histogram = opened.calibration.histograms.get(tensor)
+def _range(
+    opened: Opened, recipe: Recipe, tensor: str, calibrator: str, grid: Grid
+) -> ClipRange | None:
+    histogram = opened.calibration_of(recipe).histograms.get(tensor)
     if histogram is None or not histogram.finite:
         return None
-    rows = of_tensor(opened, tensor, grid)
+    rows = of_tensor(opened, recipe, tensor, grid)
     found = next((one.range for one in rows if one.calibrator == calibrator), None)
     return found or clip_range(histogram, calibrator, grid)

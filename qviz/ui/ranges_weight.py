@@ -28,13 +28,19 @@ def weight(workspace: Workspace, operand: Operand, *, log: bool) -> None:
     opened, recipe = workspace.opened, workspace.recipe
     graph = opened.session.graph
     op, decision = graph.ops[operand.op], resolve(recipe, graph)[operand.name]
-    value = opened.session.simulator.program.parameter(operand.tensor)
+    tuned = opened.session.simulator_of(recipe)
+    value = tuned.program.parameter(operand.tensor)
     axis, bits = operand.axis or 0, decision.bits
     reason = None if decision.int8 else decision.reason
     st.markdown(words.about_weight(op, tuple(value.shape), bits, reason))
+    if recipe.weights:
+        own = opened.session.simulator.program.parameter(operand.tensor)
+        limit = tuned.graph.limits.get(operand.name, {}).get(bits)
+        st.markdown(words.tuned_weight(value, own, limit))
     try:
         cost = opened.memo(
-            f"weight {operand.name} {bits}", lambda: weight_cost(value, bits=bits, axis=axis)
+            f"weight {operand.name} {bits} {recipe.weights}",
+            lambda: weight_cost(value, bits=bits, axis=axis),
         )
     except QvizError as error:
         st.error(str(error))
@@ -42,7 +48,8 @@ def weight(workspace: Workspace, operand: Operand, *, log: bool) -> None:
     for finding in diagnose_weight(cost, per_channel=recipe.per_channel):
         st.warning(f"{finding.text} {finding.remedy}")
     histogram = opened.memo(
-        f"weight histogram {operand.name}", lambda: collect(value, channel_dim=axis, batch_dim=None)
+        f"weight histogram {operand.name} {recipe.weights}",
+        lambda: collect(value, channel_dim=axis, batch_dim=None),
     )
     whole = candidates(histogram, Grid(bits, narrow=True), ["max"])
     figure = range_figure(histogram, whole, selected=None, revision=operand.name, log=log)

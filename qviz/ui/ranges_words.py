@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import streamlit as st
+from torch import Tensor
 
 from qviz import digits
 from qviz.calibrators import Candidate
@@ -106,6 +107,29 @@ def weight_cost(cost: WeightCost, per_channel: bool) -> str:
         f"channel, **{one}** with one scale for all {cost.amax.numel()} channels. "
         f"The draft uses {used}."
     )
+
+
+def tuned_weight(value: Tensor, own: Tensor, limit: Tensor | None) -> str:
+    """How far a tuned weight is from the model's own.
+
+    Args:
+        value: the draft's.
+        own: the model's, of the same shape.
+        limit: amax that the draft clips it at, None for its largest magnitude.
+    """
+    moved = float((value - own).norm() / own.norm().clamp(min=1e-30))
+    if not moved:
+        text = "The draft has tuned weights; this one is the model's own"
+    else:
+        share = float((value != own).double().mean())
+        text = (
+            f"**Tuned**: {digits.percent(share)} of the values differ from the model's own, by "
+            f"{digits.percent(moved)} of its norm"
+        )
+    if limit is None:
+        return f"{text}."
+    kept = float((limit.max() / value.abs().max().clamp(min=1e-30)).clamp(max=1))
+    return f"{text}. Its limits were tuned: the widest is {digits.percent(kept)} of the largest."
 
 
 def scored(value: float, metric: Metric) -> str:

@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from qviz.errors import RecipeError
 from qviz.jobs import Job
 from qviz.ui.history import History, Step
 from qviz.ui.launch import Start
@@ -50,7 +49,6 @@ class Workspace:
         self.export_folder: str | None = None
         self._memo: dict[str, object] = {}
         self._history: History | None = None
-        self._variants: dict[str, Recipe] | None = None
 
     @property
     def opened(self) -> Opened:
@@ -97,14 +95,7 @@ class Workspace:
     @property
     def variants(self) -> dict[str, Recipe]:
         """Named recipes, oldest first; the run folder keeps them. Change them with ``keep``."""
-        if self._variants is None:
-            from qviz.recipe import Recipe
-
-            run = self.opened.session.run
-            stored = run.read_json("variants") if run is not None else None
-            rows = stored if isinstance(stored, list) else []
-            self._variants = {row["name"]: Recipe.from_json(row["recipe"]) for row in rows}
-        return dict(self._variants)
+        return self.opened.session.variants
 
     def keep(self, name: str, recipe: Recipe | None) -> None:
         """Keep a recipe under a name, or forget the name (None).
@@ -112,17 +103,7 @@ class Workspace:
         Raises:
             RecipeError: the name is empty.
         """
-        if not name.strip():
-            raise RecipeError("variant", "it has no name", "Type one")
-        variants = self.variants
-        variants.pop(name, None)
-        if recipe is not None:
-            variants[name] = recipe
-        self._variants = variants
-        run = self.opened.session.run
-        if run is not None:
-            rows = [{"name": n, "recipe": r.to_json()} for n, r in variants.items()]
-            run.write_json("variants", rows)
+        self.opened.session.keep(name, recipe)
 
     def submit(self, kind: str, title: str, work: Callable[[Job], object]) -> Job:
         """Start a job of a kind; one of that kind that still runs is cancelled first."""
