@@ -19,6 +19,7 @@ from qviz.recipe import Recipe
 from qviz.search.skip import Method, SearchResult, SkipPoint
 from qviz.sensitivity import Granularity, Mode, Operands, Sensitivity
 from qviz.session import Session
+from qviz.tune.result import Tuning
 
 
 def calibrators(session: Session) -> Callable[[Job], tuple[CalibratorRow, ...]]:
@@ -81,6 +82,21 @@ def search(
         )
 
     return work
+
+
+def tune(
+    session: Session,
+    method: str,
+    recipe: Recipe | None = None,
+    *,
+    ops: Sequence[str] | None = None,
+    name: str | None = None,
+    **options: float | int | str | bool,
+) -> Callable[[Job], Tuning]:
+    """Apply one method of ``qviz.tune`` and measure it: arguments of ``Session.tune``."""
+    return lambda job: session.tune(
+        method, recipe, ops=ops, name=name, progress=job.tell, **options
+    )
 
 
 def export(

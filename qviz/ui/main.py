@@ -16,6 +16,7 @@ PAGES = (
     ("ranges", "Ranges"),
     ("sensitivity", "Sensitivity"),
     ("plan", "Plan"),
+    ("tune", "Win back"),
     ("export", "Export"),
 )
 

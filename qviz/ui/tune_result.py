@@ -1,0 +1,157 @@
+"""What one method did: before and after with the interval, what changed, and what to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from qviz.digits import number, percent
+from qviz.errors import QvizError
+from qviz.figures_tune import changes_figure, fitted
+from qviz.recipe import Recipe
+from qviz.tables_tune import Tried, changes_table, tried
+from qviz.tune.result import Tuning
+from qviz.tune.step import Change
+from qviz.ui import tune_words as words
+from qviz.ui.chart import chart
+from qviz.ui.export_words import plain
+from qviz.ui.tune_now import target_of
+from qviz.ui.workspace import Workspace
+
+#: Height of a table that scrolls, in pixels.
+TALL = 320
+
+
+def result(workspace: Workspace, made: Tuning, *, key: str) -> None:
+    """One finished method.
+
+    Args:
+        workspace: whose draft can be replaced by it.
+        made: the result.
+        key: unique on the page.
+    """
+    metric = workspace.opened.session.metric
+    (one,) = tried([made.row()], higher_is_better=metric.higher_is_better)
+    with st.container(border=True, key=key):
+        verdict(workspace, one)
+        if made.notes:
+            st.markdown("\n".join(f"- {plain(note)}" for note in made.notes))
+        actions(workspace, made.recipe, words.label(one), key=key)
+        if made.start != workspace.recipe and made.recipe != workspace.recipe:
+            st.caption(
+                "The draft has changed since: this began with the draft as it was, and using it "
+                "puts its recipe in the place of the present one."
+            )
+        changed(made.changes, key=key)
+        st.caption(words.record(one) + _further(made))
+
+
+def verdict(workspace: Workspace, one: Tried) -> None:
+    """What a step did, in a coloured line; noise is called noise."""
+    metric = workspace.opened.session.metric
+    text = words.headline(one, metric)
+    if one.drop is not None:
+        said = words.against(one.drop, target_of(workspace))
+        text += f" The drop from float is {percent(one.drop)}, {said}."
+    show = {"better": st.success, "worse": st.warning}.get(one.verdict, st.info)
+    show(text)
+
+
+def actions(
+    workspace: Workspace,
+    recipe: Recipe,
+    label: str,
+    *,
+    key: str,
+    after: Callable[[], None] | None = None,
+) -> None:
+    """Use a recipe for the draft, or keep it under a name.
+
+    Args:
+        workspace: whose draft it is.
+        recipe: with or without tuned weights.
+        label: what the change is called in the history of the draft.
+        key: unique on the page.
+        after: called in the callback when it was used.
+    """
+    used = workspace.recipe == recipe
+    if problem := st.session_state.pop(f"{key}_problem", None):
+        st.error(plain(problem))
+    if kept := st.session_state.pop(f"{key}_kept", None):
+        st.success(f"Kept as variant {plain(kept)}: compare and load it on the page Plan.")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.button(
+            "In use" if used else "Use it",
+            key=f"{key}_use",
+            type="primary",
+            disabled=used,
+            on_click=_use,
+            args=(workspace, recipe, label, key, after),
+            help="The draft becomes this recipe; Undo takes it back",
+        )
+        st.text_input("Name", key=f"{key}_name", width=220, placeholder="a name")
+        st.button(
+            "Keep as variant",
+            key=f"{key}_keep",
+            on_click=_keep,
+            args=(workspace, recipe, key),
+            help="Under a name, in the run folder; to be compared, loaded and exported",
+        )
+
+
+def _use(
+    workspace: Workspace, recipe: Recipe, label: str, key: str, after: Callable[[], None] | None
+) -> None:
+    try:
+        workspace.opened.session.tuned(recipe)
+    except QvizError as failure:  # its weights were deleted from the run folder
+        st.session_state[f"{key}_problem"] = str(failure)
+        return
+    workspace.apply(recipe, label)
+    if after is not None:
+        after()
+
+
+def _keep(workspace: Workspace, recipe: Recipe, key: str) -> None:
+    name = str(st.session_state.get(f"{key}_name") or "").strip()
+    try:
+        workspace.opened.session.tuned(recipe)
+        workspace.keep(name, recipe)
+    except QvizError as failure:
+        st.session_state[f"{key}_problem"] = str(failure)
+        return
+    st.session_state[f"{key}_kept"] = name
+    st.session_state[f"{key}_name"] = ""
+
+
+def changed(changes: Sequence[Change], *, key: str) -> None:
+    """What changed, row by row; as a picture where a fit has a loss before and after."""
+    if not changes:
+        st.caption("Nothing was changed.")
+        return
+    with st.expander(f"What changed ({len(changes):,})", key=f"{key}_changes"):
+        groups = fitted(changes)
+        for i, (unit, rows) in enumerate(groups.items()):
+            chart(
+                changes_figure(rows, unit),
+                key=f"{key}_figure_{i}",
+                alt=f"{unit} of {len(rows)} ops or tensors before and after",
+            )
+        st.dataframe(
+            changes_table(changes),
+            column_config=words.CHANGE_COLUMNS,
+            hide_index=True,
+            placeholder="",
+            height=min(TALL, 35 * (len(changes) + 1) + 3),
+            alt=f"What changed: {len(changes)} rows",
+        )
+
+
+def _further(made: Tuning) -> str:
+    """Further numbers of the method."""
+    found = [
+        f"{name.replace('_', ' ')} {number(v) if isinstance(v, float) else v}"
+        for name, v in made.record.items()
+    ]
+    return f" {'; '.join(found)}." if found else ""

@@ -1,0 +1,138 @@
+"""The text of the page Win back: sentences, labels and column configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from qviz.digits import count, duration, number, percent, scored
+from qviz.metrics import Metric
+from qviz.tables_tune import Tried
+from qviz.tune.methods import Cost
+from qviz.ui.export_words import plain
+from qviz.ui.words import Columns
+
+INTRO = (
+    "What can be done about the accuracy that int8 costs: each method changes weights or ranges of "
+    "the draft, is measured before and after on the same samples, and can be taken back."
+)
+NO_DATA = (
+    "There are no evaluation data, so a method can be applied, but nobody can say what it wins. "
+    "Open the model again with evaluation data (--evaluation)."
+)
+NO_TRAINING = (
+    "This method trains, and there are no training data. Open the model again with some: "
+    "`qviz app MODEL --train DATA`, or Training data on the page Start. They have to be other "
+    "samples than those of calibration and evaluation."
+)
+COSTS: Mapping[Cost, tuple[str, str]] = {
+    "seconds": ("Seconds", "Statistics of the calibration data; no labels."),
+    "minutes": ("Minutes", "Fits on the calibration data; no labels."),
+    "hours": ("Hours", "Training, as long as its data and schedule say."),
+}
+VERDICTS = {
+    "better": "better than before on these samples",
+    "worse": "worse than before on these samples",
+    "noise": "inside the interval: noise",
+    "not measured": "not measured",
+}
+
+_number = st.column_config.NumberColumn
+CHANGE_COLUMNS: Columns = {
+    "target": st.column_config.TextColumn("Where", pinned=True),
+    "what": "What",
+    "before": _number("Before", format="%.4g"),
+    "after": _number("After", format="%.4g"),
+    "unit": st.column_config.TextColumn("Unit", help="Of the numbers before and after"),
+    "note": "Note",
+}
+
+
+def tried_columns(metric: Metric) -> Columns:
+    """Columns of the record."""
+    name = f"{metric.name} (%)" if metric.unit == "fraction" else metric.name
+    digits = "%.2f" if metric.unit == "fraction" else "%.4g"
+    return {
+        "step": _number("#", pinned=True, width=50),
+        "title": st.column_config.TextColumn("Tried", pinned=True),
+        "verdict": st.column_config.TextColumn(
+            "Verdict", help="Noise: the 95 % interval of the gain contains 0"
+        ),
+        "before": _number(f"{name} before", format=digits),
+        "after": _number("after", format=digits),
+        "gain_percent": _number("Gain %", format="%+.3f", help="Relative; positive is better"),
+        "low_percent": _number("95 % from", format="%+.3f", help="Paired interval of the gain"),
+        "high_percent": _number("to", format="%+.3f"),
+        "drop_percent": _number("Drop after %", format="%.3f", help="From the float model"),
+        "divergence_before": _number("Divergence before", format="%.3g"),
+        "divergence_after": _number("after", format="%.3g"),
+        "how": st.column_config.TextColumn("Options", width="medium"),
+        "changes": _number("Changes"),
+        "seconds": _number("Time (s)", format="%.1f"),
+        "seed": _number("Seed"),
+        "calibration": _number("Calibration", help="Samples it could fit on"),
+        "training": _number("Training", help="Samples it could train on"),
+        "evaluation": _number("Evaluation", help="Samples it was measured on"),
+        "now": st.column_config.CheckboxColumn("In use", help="The draft is what this step gave"),
+    }
+
+
+def headline(one: Tried, metric: Metric) -> str:
+    """What a step did, in a sentence or two."""
+    text = f"**{plain(one.title)}**"
+    if one.verdict == "not measured":
+        return f"{text}: {_changed(one.changes)}. Not measured: there are no evaluation data."
+    text += f": {metric.name} {scored(one.before, metric)} → {scored(one.after, metric)}, "
+    text += f"{percent(one.gain, signed=True)} (95 %: {percent(one.low, signed=True)} to "
+    text += f"{percent(one.high, signed=True)}), {VERDICTS[one.verdict]}."
+    first, last = one.divergence
+    if first == first and last == last:
+        text += f" Divergence from float {number(first)} → {number(last)}."
+    return text
+
+
+def _changed(changes: int) -> str:
+    return f"{changes:,} {'change' if changes == 1 else 'changes'}"
+
+
+def against(drop: float | None, target: float) -> str:
+    """A drop beside the target."""
+    if drop is None:
+        return ""
+    if drop <= target:
+        return f"within the target of {percent(target)}"
+    return f"{percent(drop - target)} above the target of {percent(target)}"
+
+
+def record(one: Tried) -> str:
+    """Time, seed and samples of a step."""
+    parts = [f"{duration(one.seconds)} for the method", f"seed {one.seed}"]
+    roles = {"calibration": "fitted on at most", "training": "trained on at most",
+             "evaluation": "measured on"}  # fmt: skip
+    parts += [f"{verb} {one.samples[role]:,} {role} samples"
+              for role, verb in roles.items() if one.samples.get(role)]  # fmt: skip
+    return "; ".join(parts) + "."
+
+
+def applies(count: int) -> str:
+    """On how many sites a method applies."""
+    return f"applies to {count:,} {'site' if count == 1 else 'sites'}"
+
+
+def label(one: Tried) -> str:
+    """What a step is called in the history of the draft."""
+    return f"{one.title} ({one.verdict})" if one.gain is not None else one.title
+
+
+def size(bytes: int) -> str:
+    """``1.2 MB``."""
+    return f"{count(bytes)}B" if bytes >= 1000 else f"{bytes} B"
+
+
+def widths(found: Mapping[tuple[int, int], int]) -> str:
+    """How many ops have which width: ``W4A8 12, W8A8 7``; the one width if all have it."""
+    names = [f"W{w}A{a}" for w, a in found]
+    if len(names) == 1:
+        return names[0]
+    return ", ".join(f"{name} {n}" for name, n in zip(names, found.values(), strict=True))
