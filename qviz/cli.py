@@ -4,6 +4,7 @@
     qviz run MODEL --calibration D --evaluation D -o DIR       the whole job
     qviz calibrate | evaluate | sensitivity | search MODEL ... -o DIR    its steps
     qviz export RUN -o DIR; qviz verify DIR             the int8 checkpoint
+    qviz sizes DIR                                      what its weights take, in every form
     qviz import RUN FILE                                another tool's ranges and skips
     qviz precision DIR                                  of each op in a TensorRT engine
     qviz bench DIR | RUN                                time int8 against float, per op
@@ -98,6 +99,10 @@ def _dispatch(options: argparse.Namespace, command: Sequence[str]) -> int:
         from qviz.cli_verify import verify
 
         return verify(options)
+    if options.verb == "sizes":
+        from qviz.cli_sizes import sizes
+
+        return sizes(options)
     if options.verb == "bench":
         from qviz.cli_bench import bench
 

@@ -115,6 +115,9 @@ def _exported(options: argparse.Namespace, made: dict[str, Any]) -> str:
         if files:
             rows = [(file, f"{show.count(size)}B") for file, size in files.items()]
             lines.append(show.table(("file<", "size"), rows))
+        if sizes := result.get("sizes"):
+            forms = ", ".join(f"{form} {show.count(size)}B" for form, size in sizes.items())
+            lines.append(f"weights      {forms}")
         if kernels := result.get("kernels"):
             lines.append("kernels      " + ", ".join(f"{n} {k}" for k, n in kernels.items()))
         if certificate := result.get("certificate"):

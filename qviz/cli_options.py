@@ -249,6 +249,11 @@ def parser() -> Parser:
     _pixels(made)
     _machine(made)
 
+    made = verb("sizes", "bytes of a checkpoint's weights: float, int8, packed, entropy-coded")
+    made.add_argument("folder", metavar="DIR", type=Path, help="what qviz export wrote")
+    made.add_argument("--top", type=positive, default=20, metavar="N", help="rows to print (20)")
+    _machine(made)
+
     made = verb("bench", "time int8 against float, per op; or estimate it for a GPU")
     made.add_argument(
         "folder", metavar="DIR | RUN", type=Path, help="what qviz export wrote; or a run folder"
@@ -332,6 +337,7 @@ VERBS = (
     "search",
     "export",
     "verify",
+    "sizes",
     "bench",
     "import",
     "precision",

@@ -12,6 +12,7 @@ from qviz.data import Batch, Data
 from qviz.evaluate import outputs
 from qviz.export.request import Request
 from qviz.int8.checkpoint import save_checkpoint
+from qviz.int8.checkpoint_sizes import form_bytes
 from qviz.int8.folder import read_manifest
 from qviz.int8.lower import lower
 from qviz.int8.verify import verify
@@ -40,7 +41,8 @@ def export(request: Request) -> dict[str, Any]:
     """Write the checkpoint into ``request.folder`` and verify it there.
 
     Returns:
-        Files with their sizes, ops by kernel, and the certificate.
+        Files with their sizes, what the weights take as float, int8 and packed, ops by kernel,
+        and the certificate.
 
     Raises:
         RecipeError: the recipe's profile has no integer kernels.
@@ -65,10 +67,11 @@ def export(request: Request) -> dict[str, Any]:
     kernels: dict[str, int] = {}
     for row in lowered.rows:
         kernels[row.kernel] = kernels.get(row.kernel, 0) + 1
-    files = read_manifest(request.folder)["files"]
+    manifest = read_manifest(request.folder)
     return {
         "folder": str(request.folder),
-        "files": {name: entry["bytes"] for name, entry in files.items()},
+        "files": {name: entry["bytes"] for name, entry in manifest["files"].items()},
+        "sizes": form_bytes(manifest),
         "kernels": kernels,
         "certificate": found.to_json(),
     }
