@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qviz.errors import TuneError
-from qviz.search.allocation import SLACK, Problem, check
+from qviz.search.allocation import SLACK, check
+from qviz.search.allocation_problem import Problem
 from qviz.search.widths import Allocation, CostKind, Limit, Width
 
 

@@ -18,8 +18,9 @@ from qviz.estimate import drop_interval
 from qviz.evaluate import Evaluation
 from qviz.progress import OnProgress, Reporter
 from qviz.ranking import spearman
-from qviz.search.allocation import Problem, allocate
+from qviz.search.allocation import allocate
 from qviz.search.allocation_greedy import greedy
+from qviz.search.allocation_problem import Problem
 from qviz.search.widths import (
     Allocation,
     CostKind,

@@ -115,7 +115,7 @@ class Networks:
             widths: layer -> width.
 
         Returns:
-            The recipe, which names the weights, and the weights, relative to ``graph``.
+            The recipe, and the weights relative to ``graph``; whoever keeps them names them in it.
         """
         recipe, weights = self.at[self.base].recipe, self.base_weights
         chosen = {
@@ -126,7 +126,7 @@ class Networks:
         for layer, width in chosen.items():
             recipe = with_width(recipe, self.graph, layer, width)
             weights = self._with_weights(weights, layer, width)
-        return replace(self._with_ranges(recipe, chosen), weights=weights.key), weights
+        return self._with_ranges(recipe, chosen), weights
 
     def _with_ranges(self, recipe: Recipe, chosen: Mapping[Layer, Width]) -> Recipe:
         narrowest: dict[str, Width] = {}

@@ -1,0 +1,265 @@
+"""CalibTIP's two pipelines below 8 bits, as a chain of steps (Hubara et al. 2021, section 6).
+
+    light       ranges at each width -> layer losses -> allocation -> statistics
+    advanced    AdaQuant at each width -> layer losses with each width's tuned weights
+                -> allocation -> statistics -> bias tuning
+
+Each step fits on calibration data. Statistics and bias tuning are kept where they bring the outputs
+nearer to the float model's on calibration samples held out from every fit, and dropped, with the
+numbers, where they do not; the evaluation data has no say in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from qviz.data import Batch, Data, as_data
+from qviz.errors import TuneError
+from qviz.evaluate import outputs
+from qviz.recipe import Recipe
+from qviz.search.allocation import allocate
+from qviz.search.allocation_problem import Problem, Times
+from qviz.search.layer_losses import LayerLosses
+from qviz.search.mixing import Networks, Prepared
+from qviz.search.preparing import base_recipe, prepare, tuned_divergence
+from qviz.search.widths import BASE, Allocation, CostKind, Limit, Width
+from qviz.tune.methods import method
+from qviz.tune.step import Change, Step, Subject
+from qviz.weights import NOTHING, TunedWeights
+
+PipelineName = Literal["light", "advanced"]
+
+#: Calibration samples, the last ones, that no fit sees and every step is checked on; at most a
+#: quarter of them.
+HELD_OUT = 128
+AFTER: Mapping[str, tuple[str, ...]] = {
+    "light": ("statistics",),
+    "advanced": ("statistics", "bias_tuning"),
+}
+
+Losses = Callable[[Networks], LayerLosses]
+OnStage = Callable[["Stage"], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What a pipeline has after one of its stages.
+
+    Attributes:
+        name: ``allocation``, ``statistics``, ``bias_tuning``.
+        title: in words.
+        recipe: the decision so far.
+        weights: tuned so far, relative to the subject's graph.
+        kept: whether later stages go on from it.
+        divergence: from float, on held-out calibration samples.
+        seconds: it took.
+        changes: rows of what it changed.
+        notes: what a person should know.
+    """
+
+    name: str
+    title: str
+    recipe: Recipe
+    weights: TunedWeights
+    kept: bool
+    divergence: float
+    seconds: float
+    changes: tuple[Change, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """What a pipeline made.
+
+    Attributes:
+        name: ``light`` or ``advanced``.
+        allocation: the widths chosen.
+        losses: what they were chosen by.
+        stages: in order; the first is the allocation.
+        seconds: of all, the preparation included.
+        held_out: calibration samples that no fit saw and stages were checked on.
+    """
+
+    name: PipelineName
+    allocation: Allocation
+    losses: LayerLosses
+    stages: tuple[Stage, ...]
+    seconds: float
+    held_out: int
+
+    @property
+    def last(self) -> Stage:
+        """The last stage that was kept."""
+        return next(stage for stage in reversed(self.stages) if stage.kept)
+
+
+def run(
+    subject: Subject,
+    name: PipelineName,
+    limit: Limit,
+    *,
+    widths: Sequence[Width],
+    measure: Losses,
+    cost: CostKind = "size",
+    keep: Sequence[str] | None = None,
+    times: Times | None = None,
+    calibrator: str = "auto",
+    options: Mapping[str, Mapping[str, float | int | str | bool]] | None = None,
+    on_stage: OnStage | None = None,
+) -> Pipeline:
+    """Run a pipeline.
+
+    Args:
+        subject: the model and its recipe at 8 bits.
+        name: ``light`` or ``advanced``.
+        limit: what the allocation keeps to.
+        widths: what is offered.
+        measure: measures the losses of prepared networks; ``layer_losses.measure``, or what keeps
+            them in a run folder.
+        cost: what is made least under a limit on the loss.
+        keep: layers that stay at 8 bits; None are the first and last.
+        times: seconds per layer and width, for a limit on latency.
+        calibrator: of activations below 8 bits.
+        options: of the methods used, by method: ``{"adaquant": {"iterations": 200}}``.
+        on_stage: called with each finished stage.
+
+    Raises:
+        TuneError: the limit cannot be met, or AdaQuant cannot be applied.
+    """
+    given = options or {}
+    started = time.monotonic()
+    networks = prepare(subject, widths, calibrator=calibrator)
+    fit, held_out = divided(subject.calibration)
+    subject = replace(subject, calibration=fit)
+    notes: tuple[str, ...] = ()
+    if name == "advanced":
+        networks, notes = reconstructed(subject, networks, given.get("adaquant", {}))
+    losses = measure(networks)
+    allocation = allocate(Problem.of(losses, keep=keep, times=times), limit, cost=cost)
+    recipe, weights = networks.mixed(allocation.of)
+    check = _Check(subject, held_out)
+    first = Stage(
+        "allocation",
+        "Bit allocation",
+        recipe,
+        weights,
+        True,
+        check(recipe, weights),
+        time.monotonic() - started,
+        bit_changes(allocation),
+        notes,
+    )
+    stages = [first]
+    if on_stage is not None:
+        on_stage(first)
+    for step in AFTER[name]:
+        stages.append(_next(subject, stages, step, given.get(step, {}), check))
+        if on_stage is not None:
+            on_stage(stages[-1])
+    seconds = time.monotonic() - started
+    return Pipeline(name, allocation, losses, tuple(stages), seconds, check.samples)
+
+
+def bit_changes(allocation: Allocation) -> tuple[Change, ...]:
+    """One row per layer that has another width than the base."""
+    return tuple(
+        Change(layer, "bits", BASE.weights, width.weights, "bits", str(width))
+        for layer, width in allocation.widths
+        if width != BASE
+    )
+
+
+def reconstructed(
+    subject: Subject, networks: Networks, options: Mapping[str, float | int | str | bool]
+) -> tuple[Networks, tuple[str, ...]]:
+    """The networks with AdaQuant applied at each width: own weights, biases and ranges.
+
+    In parallel mode, which fits every layer to its own float input: only so does a layer's loss not
+    depend on the widths of the others (Hubara et al. 2021, section 3).
+
+    Returns:
+        The networks, and what AdaQuant had to say, width by width.
+    """
+    adaquant = method("adaquant").module
+    given = {"mode": "parallel", **options}
+    at, notes = {}, []
+    for width in networks.widths:
+        recipe, _ = networks.mixed({layer.name: width for layer in networks.layers})
+        step = adaquant.apply(replace(subject, recipe=recipe), **given)
+        ranges = step.recipe if width != networks.base else base_recipe(step.recipe)
+        at[width] = Prepared(ranges, step.weights or NOTHING)
+        notes += [f"{width}: {note}" for note in step.notes]
+    return replace(networks, at=at), tuple(notes)
+
+
+class _Check:
+    """Divergence from float on calibration samples held out from every fit."""
+
+    def __init__(self, subject: Subject, data: Data) -> None:
+        self._subject, self._data = subject, data
+        program = subject.original.program
+        self._reference = outputs(program, data, batch_size=subject.batch_size)
+        self.samples = data.count
+
+    def __call__(self, recipe: Recipe, weights: TunedWeights) -> float:
+        return tuned_divergence(self._subject, recipe, weights, self._data, self._reference)
+
+
+def divided(data: Data, held_out: int = HELD_OUT) -> tuple[Data, Data]:
+    """Samples to fit on and the last ones, at most a quarter, to check on.
+
+    One sample alone cannot be divided and is both.
+    """
+    kept = min(held_out, max(1, data.count // 4))
+    if data.count < 2:
+        return data, data
+    fit: list[Batch] = []
+    check: list[Batch] = []
+    for batch in data.batches(kept):
+        left = data.count - kept - sum(b.size for b in fit)
+        if left > 0:
+            fit.append(batch.rows(0, left))
+        if batch.size > left:
+            check.append(batch.rows(max(0, left), batch.size))
+    return as_data(fit, f"{data.name}, first"), as_data(check, f"{data.name}, last")
+
+
+def _next(
+    subject: Subject,
+    stages: Sequence[Stage],
+    name: str,
+    options: Mapping[str, float | int | str | bool],
+    check: _Check,
+) -> Stage:
+    """One more step on the last stage that was kept."""
+    before = next(stage for stage in reversed(stages) if stage.kept)
+    chosen = method(name)
+    started = time.monotonic()
+    current = subject.after(Step(before.recipe, before.weights, ()))
+    try:
+        step = chosen.module.apply(current, **options)
+    except TuneError as error:
+        seconds = time.monotonic() - started
+        return replace(
+            before,
+            name=name,
+            title=chosen.title,
+            kept=False,
+            seconds=seconds,
+            changes=(),
+            notes=(str(error),),
+        )
+    weights = before.weights.then(step.weights)
+    found = check(step.recipe, weights)
+    kept = found < before.divergence
+    notes = step.notes
+    if not kept:
+        notes = (*notes, f"not kept: divergence {before.divergence:.4g} -> {found:.4g}")
+    seconds = time.monotonic() - started
+    return Stage(
+        name, chosen.title, step.recipe, weights, kept, found, seconds, step.changes, notes
+    )
