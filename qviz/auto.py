@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qviz.calibrators import DEFAULT_CANDIDATES
 from qviz.recipe import Recipe
 
 #: In the order in which they are gone through; the last is the strategy ``amct``'s own.
@@ -41,7 +40,7 @@ class AutoOptions:
         max_drop: largest relative drop of the metric from float, 0.01 is 1 %.
         strategy: ``guided`` or ``amct``.
         time_budget: seconds it may take, None sets no limit.
-        calibrators: specs of the candidates.
+        calibrators: specs of the candidates; None is the strategy's own choice.
         weight_bits: 2 to 8.
         activation_bits: 2 to 8.
         per_channel: False is one scale per weight tensor.
@@ -52,7 +51,7 @@ class AutoOptions:
     max_drop: float = 0.01
     strategy: Strategy = "guided"
     time_budget: float | None = None
-    calibrators: tuple[str, ...] = DEFAULT_CANDIDATES
+    calibrators: tuple[str, ...] | None = None
     weight_bits: int = 8
     activation_bits: int = 8
     per_channel: bool = True

@@ -22,8 +22,10 @@ from qviz.auto_judge import SMALL_SHARE
 from qviz.auto_partial import partial
 from qviz.auto_tune import tune
 from qviz.auto_work import Work
+from qviz.calibrators import DEFAULT_CANDIDATES
 from qviz.digits import percent
 
+CANDIDATES = (*DEFAULT_CANDIDATES, "ifmr", "hfmg")
 #: Cheap fixes in the order in which they build on each other: first what moves scale between
 #: tensors, then ranges, then what corrects the errors that are left.
 FIXES = (
@@ -49,7 +51,7 @@ def guided(work: Work) -> str:
     Raises:
         InputError: no calibrator could be measured.
     """
-    calibrators(work, work.options.calibrators)
+    calibrators(work, work.options.calibrators or CANDIDATES)
     if work.base is None:
         if work.first_error is not None:
             raise work.first_error

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qviz import records, tuning
+from qviz.auto import AutoOptions, AutoResult, OnEvent, Strategy
+from qviz.data import Data
 from qviz.errors import MetricError, RecipeError
 from qviz.measuring import Measuring
 from qviz.progress import OnProgress
@@ -231,6 +233,63 @@ class Session(Measuring):
             self._tuned_rows = (*self._tuned_rows, dict(row))
         else:
             self.run.append(tuning.TABLE, row)
+
+    def auto(
+        self,
+        *,
+        max_drop: float = 0.01,
+        strategy: Strategy = "guided",
+        time_budget: float | None = None,
+        calibrators: Sequence[str] | None = None,
+        weight_bits: int = 8,
+        activation_bits: int = 8,
+        per_channel: bool = True,
+        skip: Sequence[str] = (),
+        without: Sequence[str] = (),
+        confirm: Data | None = None,
+        evaluator: Callable[[float, float], tuple[bool, float]] | None = None,
+        on_event: OnEvent | None = None,
+        progress: OnProgress | None = None,
+    ) -> AutoResult:
+        """Escalate from calibrators to training until the metric is within ``max_drop`` of float.
+
+        Args:
+            max_drop: the target, relative; 0.01 is 1 %.
+            strategy: ``guided`` or ``amct``.
+            time_budget: seconds it may take; what does not fit is skipped, and said.
+            calibrators: candidates; None is the strategy's own choice.
+            weight_bits: 2 to 8.
+            activation_bits: 2 to 8.
+            per_channel: False is one scale per weight tensor.
+            skip: ops left in float from the beginning.
+            without: tune methods that are not tried.
+            confirm: data that chose nothing, to measure the result on once.
+            evaluator: of ``amct``: (float accuracy, another) -> (accepted, loss).
+            on_event: told when a step begins and ends, with everything found so far.
+            progress: told how far the verbs inside are.
+        """
+        from qviz.auto_run import auto
+
+        self._check_target()
+        options = AutoOptions(
+            max_drop,
+            strategy,
+            time_budget,
+            None if calibrators is None else tuple(calibrators),
+            weight_bits,
+            activation_bits,
+            per_channel,
+            tuple(skip),
+            tuple(without),
+        )
+        return auto(
+            self,
+            options,
+            confirm=confirm,
+            evaluator=evaluator,
+            on_event=on_event,
+            progress=progress,
+        )
 
     def save(self, name: str, recipe: Recipe) -> None:
         """Write a recipe into the run folder as ``NAME.json``."""

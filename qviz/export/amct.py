@@ -20,11 +20,13 @@ Source: the ``ScaleOffsetRecord`` message of amct_pytorch and its calibration co
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from qviz.export.files import json_text, write_files
 from qviz.export.grids import Grids, grids_of
 from qviz.export.request import Request
+from qviz.graph import Graph
 
 CONFIG, RECORD = "config.json", "record.txt"
 
@@ -45,11 +47,28 @@ def export(request: Request) -> dict[str, Any]:
 
 def _config(request: Request, found: Grids) -> dict[str, object]:
     asymmetric = not all(g.symmetric for g in found.activations.values())
+    per_channel = request.recipe.per_channel
+    return quant_config(
+        request.graph, found.weights, per_channel=per_channel, asymmetric=asymmetric
+    )
+
+
+def quant_config(
+    graph: Graph, enabled: Collection[str], *, per_channel: bool, asymmetric: bool
+) -> dict[str, object]:
+    """AMCT's quantization config.
+
+    Args:
+        graph: the model; of its ops, those with a weight are in the config.
+        enabled: names of the ops that are quantized.
+        per_channel: one scale per output channel.
+        asymmetric: activations have an offset.
+    """
     layers: dict[str, object] = {}
-    for op in request.graph.quantizable:
+    for op in graph.quantizable:
         if any(o.kind == "weight" for o in op.operands):
             layers[op.name] = {
-                "quant_enable": op.name in found.weights,
+                "quant_enable": op.name in enabled,
                 "activation_quant_params": {
                     "num_bits": 8,
                     "act_algo": "ifmr",
@@ -58,7 +77,7 @@ def _config(request: Request, found: Grids) -> dict[str, object]:
                 "weight_quant_params": {
                     "num_bits": 8,
                     "wts_algo": "arq_quantize",
-                    "channel_wise": request.recipe.per_channel,
+                    "channel_wise": per_channel,
                 },
             }
     return {
