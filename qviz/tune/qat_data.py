@@ -36,6 +36,7 @@ class Source:
         steps: batches of one epoch.
         held_out: samples that choose the epoch, in batches.
         epoch: the batches of epoch 1, 2, ...; the last may be smaller.
+        labelled: whether the samples have targets; None if a loader has to be walked to know.
         foreign: the caller's code makes the batches, and may draw random numbers for it.
         warnings: what is doubtful.
     """
@@ -45,6 +46,7 @@ class Source:
     steps: int
     held_out: tuple[Batch, ...]
     epoch: Callable[[int], Iterator[Batch]]
+    labelled: bool | None
     foreign: bool
     warnings: tuple[str, ...] = ()
 
@@ -55,7 +57,13 @@ class Source:
 
 
 def split(
-    data: Data, *, held_out: float, batch_size: int, seed: int, keep: int = KEEP_BYTES
+    data: Data,
+    *,
+    held_out: float,
+    batch_size: int,
+    seed: int,
+    chooses: Data | None = None,
+    keep: int = KEEP_BYTES,
 ) -> Source:
     """Samples to train on and samples held out, from one ``Data``.
 
@@ -64,13 +72,15 @@ def split(
         held_out: part to hold out, 0 to below 1; at least one sample if it is not 0.
         batch_size: samples per step.
         seed: of the split and of every order.
+        chooses: samples held out instead of a part of ``data``.
         keep: bytes of samples to keep in memory.
 
     Raises:
         TuneError: there are too few samples.
     """
     count = data.count
-    held = max(1, round(count * held_out)) if held_out else 0
+    held = max(1, round(count * held_out)) if held_out and chooses is None else 0
+    given = () if chooses is None else tuple(chooses.batches(batch_size))
     if held >= count:
         are = "1 sample is" if count == 1 else f"{count} samples are"
         raise TuneError(
@@ -91,7 +101,9 @@ def split(
 
         own = tuple(_gathered(chunks, p.tolist()) for p in away.split(batch_size) if held)
         steps = -(-len(rest) // batch_size)
-        return Source(data.name, len(rest), steps, own, in_memory, foreign=False)
+        return Source(
+            data.name, len(rest), steps, given or own, in_memory, data.labelled, foreign=False
+        )
 
     gone = set(order[: min(held, max(1, room // HELD_OUT_ROOM))].tolist() if held else [])
 
@@ -107,7 +119,10 @@ def split(
     left = count - len(gone)
     own = tuple(_grouped(away_samples, batch_size))
     steps = -(-left // batch_size)
-    return Source(data.name, left, steps, own, streamed, foreign=False, warnings=(warning,))
+    return Source(
+        data.name, left, steps, given or own, streamed, data.labelled, foreign=False,
+        warnings=(warning,),
+    )  # fmt: skip
 
 
 def walked(loader: Iterable[object], held_out: Data | None, batch_size: int) -> Source:
@@ -138,7 +153,7 @@ def walked(loader: Iterable[object], held_out: Data | None, batch_size: int) -> 
     samples = len(dataset) if isinstance(dataset, Sized) else None
     own = () if held_out is None else tuple(held_out.batches(batch_size))
     warnings = () if own else (f"{name}: no samples are held out, so the last epoch is kept",)
-    return Source(name, samples, len(loader), own, epoch, foreign=True, warnings=warnings)
+    return Source(name, samples, len(loader), own, epoch, None, foreign=True, warnings=warnings)
 
 
 @contextmanager

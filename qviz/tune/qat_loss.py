@@ -100,12 +100,7 @@ def cross_entropy(scores: Tensor, targets: Tensor | None) -> Tensor:
         TuneError: there are no labels, they are not classes, or do not fit the scores.
     """
     if targets is None:
-        raise TuneError(
-            "training data",
-            "have no labels",
-            "Give (inputs, label) samples, distil from the float model alone (distill=1), or give "
-            "a loss of your own",
-        )
+        raise unlabelled("a batch of the training data")
     if targets.dim() == 2 and scores.dim() == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     if scores.dim() == 3 and targets.shape == scores.shape[:2]:
@@ -127,3 +122,13 @@ def cross_entropy(scores: Tensor, targets: Tensor | None) -> Tensor:
             "Give the labels that the model was trained with",
         )
     return F.cross_entropy(scores, targets.long(), ignore_index=IGNORED)
+
+
+def unlabelled(name: str) -> TuneError:
+    """The error of training on labels that are not there."""
+    return TuneError(
+        name,
+        "has no labels to train on",
+        "Give (inputs, label) samples, distil from the float model alone (distill=1), or give a "
+        "loss of your own",
+    )

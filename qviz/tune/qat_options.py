@@ -33,7 +33,7 @@ FROZEN_BATCH_NORM = (
 
 @dataclass(frozen=True)
 class QATOptions:
-    """How to train. Everything but ``checkpoint_every`` decides the result.
+    """How to train.
 
     Attributes:
         schedule_epochs: epochs that the float model was trained for.
@@ -53,6 +53,8 @@ class QATOptions:
         seed: of the split and of the order of the samples.
         max_seconds: training ends after the step at which so many seconds are over, and the best
             epoch so far is kept; None sets no limit.
+        device: where to train, ``cpu`` or ``cuda``; on a GPU the same seed need not give the same
+            bits, and a resumed run need not equal an uninterrupted one.
         checkpoint_every: steps between two checkpoints; 0 makes one after each epoch only.
     """
 
@@ -69,7 +71,8 @@ class QATOptions:
     held_out: float = 0.1
     seed: int = 0
     max_seconds: float | None = None
-    checkpoint_every: int = 0
+    device: str = "cpu"
+    checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
         positive = ("schedule_epochs", "fraction", "initial_lr", "batch_size")
@@ -110,9 +113,9 @@ class QATOptions:
         """Learning rate of the first step."""
         return 0.01 * self.initial_lr if self.lr is None else self.lr
 
-    def steps(self, samples: int) -> int:
-        """Optimizer steps for so many samples trained on, at least one."""
-        return max(1, math.ceil(self.epochs * math.ceil(samples / self.batch_size)))
+    def steps(self, batches: int) -> int:
+        """Optimizer steps for so many batches in one epoch, at least one."""
+        return max(1, math.ceil(round(self.epochs * batches, 6)))
 
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of step 0, 1, ... ``steps - 1``: half a cosine down to 1 % of the first."""
@@ -164,7 +167,7 @@ class QATResult:
             backward to inputs and to weights), 1 x for one held out or run through the float model.
         steps: optimizer steps made.
         samples: samples trained on, each as often as it was seen.
-        train_samples: different samples trained on.
+        train_samples: different samples trained on; None if a loader does not say.
         held_out_samples: samples that chose the epoch.
         warnings: what is doubtful, in words.
     """
@@ -177,7 +180,7 @@ class QATResult:
     macs: int
     steps: int
     samples: int
-    train_samples: int
+    train_samples: int | None
     held_out_samples: int
     warnings: tuple[str, ...] = field(default=())
 

@@ -1,4 +1,4 @@
-"""The state of a training run as plain arrays, so that any place can keep it and nothing is pickled.
+"""The state of a training run as plain arrays: any place can keep them, and nothing is pickled.
 
 Tensors become arrays of their exact bits; everything else an optimizer holds (numbers, flags,
 tuples) becomes JSON with references to those arrays.
@@ -32,12 +32,10 @@ class Checkpoints:
         save: keeps the arrays in place of those before, in one step: whoever kills the process
             finds the old or the new ones.
         load: what was saved last, None if nothing was.
-        every: optimizer steps between two of them; 0 is after each epoch only.
     """
 
     save: Callable[[Arrays], None]
     load: Callable[[], Arrays | None]
-    every: int = 0
 
 
 def to_arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
