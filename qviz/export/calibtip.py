@@ -1,6 +1,6 @@
 """CalibTIP's per-layer losses as CSV: the input of its integer programme for bit widths.
 
-One file per width, ``per_layer_accuracy.A4.W4.csv``, with the columns of its ``--per-layer`` run::
+One file per width, ``per_layer_accuracy.A4.W4.csv``, as ``calibtip_csv.py`` writes and reads them::
 
     base precision,replaced precision,replaced layer,accuracy,loss,Parameters Size [Elements],MACs
     8,4,-,93.1,0.21,-,-
@@ -18,13 +18,12 @@ data; how many is in the result. Layers are the ops with weights that the recipe
 float; clip ranges are the recipe's at every width, and weights are rounded to nearest, where
 CalibTIP has tuned both by AdaQuant.
 
-Carries measurements, not a recipe: there is nothing to import.
+Carries measurements, not a recipe. ``qviz allocate --losses`` reads them; the losses that it
+measures itself, on calibration data and with ranges for each width, it writes in the same form.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -35,26 +34,19 @@ from torch import Tensor
 
 from qviz.evaluate import divergence_metric, outputs
 from qviz.execute import Edits
+from qviz.export.calibtip_csv import texts
 from qviz.export.files import write_files
 from qviz.export.request import Request
 from qviz.metrics import score
 from qviz.progress import Reporter
 from qviz.recipe import Override, Recipe, resolve
+from qviz.search.layer_losses import LayerLoss, LayerLosses
+from qviz.search.widths import BASE, Layer, square
 from qviz.sweep import sweep
 
-BASE = 8
 WIDTHS = (7, 6, 5, 4, 3, 2)
 #: Of these only the one that CalibTIP's advanced pipeline uses, where all would take too long.
 FEW_WIDTHS = (4,)
-COLUMNS = (
-    "base precision",
-    "replaced precision",
-    "replaced layer",
-    "accuracy",
-    "loss",
-    "Parameters Size [Elements]",
-    "MACs",
-)
 #: Samples, and multiply-accumulates that all runs together may take.
 MOST, LEAST, MACS = 256, 16, 10**12
 #: Bytes of kept values per shard.
@@ -98,8 +90,8 @@ def export(request: Request) -> dict[str, Any]:
         made[part.key].append(part.values)
         report.step(part.key, len(part.values))
     found = {key: judge(torch.cat(parts)) for key, parts in made.items()}
-    texts = {f"per_layer_accuracy.A{w}.W{w}.csv": _csv(request, layers, w, found) for w in widths}
-    return write_files(request.folder, texts) | {
+    losses = _losses(request, layers, widths, found)
+    return write_files(request.folder, texts(losses)) | {
         "layers": len(layers),
         "widths": list(widths),
         "samples": data.count,
@@ -110,7 +102,7 @@ def export(request: Request) -> dict[str, Any]:
 def _eight(recipe: Recipe) -> Recipe:
     """The recipe at 8 bits throughout; what is float stays float."""
     plain = tuple(replace(o, bits=None) for o in recipe.overrides if o.int8 is not None)
-    return replace(recipe, weight_bits=BASE, activation_bits=BASE, overrides=plain)
+    return replace(recipe, weight_bits=8, activation_bits=8, overrides=plain)
 
 
 def _layers(request: Request, base: Recipe) -> dict[str, list[str]]:
@@ -141,23 +133,29 @@ def _judged(
     return 100 * float((values.argmax(1) == reference.argmax(1)).double().mean()), distance
 
 
-def _csv(
+def _losses(
     request: Request,
     layers: dict[str, list[str]],
-    width: int,
+    widths: tuple[int, ...],
     found: dict[str, tuple[float | None, float]],
-) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerow([BASE, width, "-", *_said(found["-"]), "-", "-"])
+) -> LayerLosses:
+    values = []
     for layer in layers:
         op = request.graph.ops[layer]
         weight = next(o.tensor for o in op.operands if o.kind == "weight")
         size = request.simulator.program.parameter(weight).numel()
-        writer.writerow([BASE, width, layer, *_said(found[f"{layer} {width}"]), size, op.macs])
-    return text.getvalue()
+        values.append(Layer(layer, (layer,), size, op.macs))
+    rows = [
+        LayerLoss(layer, width, found[key][1], _part(found[key][0]))
+        for layer in layers
+        for width in square(widths)
+        for key in (f"{layer} {width.weights}",)
+    ]
+    accuracy, loss = found["-"]
+    return LayerLosses(
+        tuple(values), BASE, loss, tuple(rows), metric="accuracy", base_metric=_part(accuracy)
+    )
 
 
-def _said(found: tuple[float | None, float]) -> list[str]:
-    return ["-" if x is None else f"{x:.9g}" for x in found]
+def _part(percent: float | None) -> float | None:
+    return None if percent is None else percent / 100
