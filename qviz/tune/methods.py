@@ -58,6 +58,63 @@ class Method:
 #: In the order in which a person would try them.
 _ROWS: tuple[Method, ...] = (
     Method(
+        "gelu_clip",
+        "GELU clipping (GELU10)",
+        "Clips what GELU, SiLU or Hardswish make, where their negative side rounds to zero.",
+        "Wu et al. 2020, GELU10",
+        "seconds",
+    ),
+    Method(
+        "ifmr",
+        "IFMR ranges",
+        "Activation ranges by AMCT's default search, at each tensor's own bit width.",
+        "AMCT, IFMR",
+        "seconds",
+    ),
+    Method(
+        "hfmg",
+        "HFMG ranges",
+        "Activation ranges by AMCT's histogram search, at each tensor's own bit width.",
+        "AMCT, HFMG",
+        "seconds",
+    ),
+    Method(
+        "weight_range",
+        "Weight range search",
+        "Clips each weight channel where that leaves less error: essential at 4 bits.",
+        "Nagel et al. 2020, AdaRound (its starting grid)",
+        "seconds",
+    ),
+    Method(
+        "bias_correction",
+        "Bias correction",
+        "Takes the mean error of every output channel off the bias, op after op.",
+        "Nagel et al. 2019, Data-Free Quantization",
+        "seconds",
+    ),
+    Method(
+        "statistics",
+        "Statistics tuning (BN re-estimation)",
+        "Brings mean and variance behind each op that had a batch norm back to those of float.",
+        "Hubara et al. 2021, CalibTIP",
+        "seconds",
+    ),
+    Method(
+        "bias_tuning",
+        "Bias tuning",
+        "Trains only the biases towards the float model's outputs; no labels.",
+        "Hubara et al. 2021, CalibTIP",
+        "minutes",
+    ),
+    Method(
+        "qat",
+        "Quantization-aware training (QAT)",
+        "Trains the weights with the rounding in the forward pass: for where nothing else suffices.",
+        "Wu et al. 2020, sections 3.4 and 6",
+        "hours",
+        ("training",),
+    ),
+    Method(
         "codebook",
         "Codebook",
         "K-means over each weight, stored as numbers of few bits: smaller to ship, not faster.",
