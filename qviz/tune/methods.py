@@ -115,6 +115,14 @@ _ROWS: tuple[Method, ...] = (
         ("training",),
     ),
     Method(
+        "qat",
+        "Quantization-aware training (QAT)",
+        "Trains the weights with rounding in the forward pass, where nothing cheaper suffices.",
+        "Wu et al. 2020, section 6 and eq. 13",
+        "hours",
+        ("training",),
+    ),
+    Method(
         "codebook",
         "Codebook",
         "K-means over each weight, stored as numbers of few bits: smaller to ship, not faster.",
