@@ -80,6 +80,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "pictures": ("figures*", "tables*", "report", "report_*"),
     "session": (
         "session",
+        "allocating*",
         "measuring",
         "tuning",
         "tunings",
