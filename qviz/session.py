@@ -8,7 +8,7 @@ run folder, on disk, so that repeating a verb goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,9 @@ from qviz.sensitivity import (
     targets_of,
     variant,
 )
+from qviz.tune.qat import QATOptions
+from qviz.tune.qat_loss import Loss
+from qviz.tune.qat_trainer import MakeOptimizer, OnEpoch
 from qviz.tune.result import Tuning
 from qviz.tune.step import Subject
 
@@ -209,6 +212,51 @@ class Session(Measuring):
         with self._lock:
             start = recipe or self.recipe()
             made = tuning.tune(self, method, start, ops=ops, options=options, progress=progress)
+            if name is not None:
+                self.keep(name, made.recipe)
+            return made
+
+    def qat(
+        self,
+        recipe: Recipe | None = None,
+        options: QATOptions | None = None,
+        *,
+        ops: Sequence[str] | None = None,
+        name: str | None = None,
+        loader: Iterable[object] | None = None,
+        held_out: Data | None = None,
+        loss: Loss | None = None,
+        optimizer: MakeOptimizer | None = None,
+        on_epoch: OnEpoch | None = None,
+        progress: OnProgress | None = None,
+    ) -> Tuning:
+        """Train the weights with the rounding in the forward pass; the recipe given stays as it is.
+
+        Killed and called again, it goes on where the run folder says it was.
+
+        Args:
+            recipe: where to start; None is the best calibrator's.
+            options: schedule, ranges, distillation ...; None are the defaults.
+            ops: train only the weights of these ops; None trains all.
+            name: keep the result as a variant of that name.
+            loader: batches of your own in place of the training data; walked once per epoch.
+            held_out: training samples that choose the epoch, in place of a part of that data.
+            loss: ``(what the model returns, targets) -> mean``, in place of cross entropy.
+            optimizer: ``(QATModel) -> torch.optim.Optimizer``, in place of the options'.
+            on_epoch: told each epoch when it is measured.
+            progress: told how far it is.
+
+        Raises:
+            TuneError: there is no training data or no label, or the loss became NaN.
+        """
+        from qviz import training
+
+        with self._lock:
+            made = training.qat(
+                self, recipe or self.recipe(), options or QATOptions(), ops=ops, loader=loader,
+                held_out=held_out, loss=loss, optimizer=optimizer, on_epoch=on_epoch,
+                progress=progress,
+            )  # fmt: skip
             if name is not None:
                 self.keep(name, made.recipe)
             return made

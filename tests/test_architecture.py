@@ -84,6 +84,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "measuring",
         "tuning",
         "tunings",
+        "training",
         "opening",
         "auto*",
         "jobs",

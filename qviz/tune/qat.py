@@ -114,7 +114,7 @@ def train(
         optimizer: ``(QATModel) -> torch.optim.Optimizer``; the schedule scales the learning rates
             it comes with.
         checkpoints: where the state is kept, so that a run that was killed goes on from there.
-        on_epoch: told each epoch when it is measured.
+        on_epoch: told each epoch when it is measured; those of an earlier sitting first.
         progress: told after each step; what it raises stops training.
 
     Raises:

@@ -8,7 +8,7 @@ rate and let it fall along a cosine, keep the ranges as they are.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from qviz.errors import TuneError
@@ -102,6 +102,12 @@ class QATOptions:
                     "there is no such choice",
                     f"Choose one of {', '.join(get_args(kind))}",
                 )
+
+    @property
+    def deciding(self) -> str:
+        """The options that decide the result, as a text; not how far to go in one sitting."""
+        beside = ("max_seconds", "checkpoint_every")
+        return repr({k: v for k, v in asdict(self).items() if k not in beside})
 
     @property
     def epochs(self) -> float:

@@ -38,9 +38,6 @@ from qviz.tune.qat_state import (
 MakeOptimizer = Callable[[QATModel], Optimizer]
 OnEpoch = Callable[[Epoch], None]
 
-#: Options that say how far to go in one sitting, not where.
-_BESIDE = ("max_seconds", "checkpoint_every")
-
 
 @dataclass
 class Position:
@@ -101,7 +98,7 @@ class Trainer:
         self.position = Position()
         self.best: dict[str, Tensor] = {}
         self._checkpoints = checkpoints
-        self._identity = _digest(f"{identity} {_deciding(options)} {self.steps}")
+        self._identity = _digest(f"{identity} {options.deciding} {self.steps}")
         self._random: dict[str, Any] | None = None
         self._started = time.monotonic()
 
@@ -118,6 +115,8 @@ class Trainer:
             Cancelled: ``progress`` raised it; the state is kept.
         """
         self._resume()
+        for row in self.position.epochs if on_epoch is not None else ():
+            on_epoch(row)
         if not self.position.epochs:
             self._end_epoch(on_epoch)
         report = Reporter("qat", self.steps, progress, known=self.position.step)
@@ -277,10 +276,6 @@ def _optimizer(options: QATOptions) -> MakeOptimizer:
         return kind(groups, rate, weight_decay=decay)
 
     return make
-
-
-def _deciding(options: QATOptions) -> str:
-    return repr({k: v for k, v in asdict(options).items() if k not in _BESIDE})
 
 
 def _digest(text: str) -> str:
