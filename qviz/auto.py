@@ -44,7 +44,9 @@ class AutoOptions:
         weight_bits: 2 to 8.
         activation_bits: 2 to 8.
         per_channel: False is one scale per weight tensor.
+        ends_at_8: below 8 bits, the first and last layers keep 8.
         skip: ops left in float from the beginning.
+        options: of tune methods, as (method, name, value).
         without: tune methods that are not tried.
     """
 
@@ -55,7 +57,9 @@ class AutoOptions:
     weight_bits: int = 8
     activation_bits: int = 8
     per_channel: bool = True
+    ends_at_8: bool = True
     skip: tuple[str, ...] = ()
+    options: tuple[tuple[str, str, str], ...] = ()
     without: tuple[str, ...] = ()
 
 

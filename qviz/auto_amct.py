@@ -20,7 +20,7 @@ from collections.abc import Callable
 from qviz import records
 from qviz.auto import Action, AutoStep
 from qviz.auto_amct_files import Record, write_files
-from qviz.auto_calibrators import base_recipe
+from qviz.auto_calibrators import base_recipe, recipe_key
 from qviz.auto_cosine import similarities
 from qviz.auto_judge import Verdict
 from qviz.auto_work import Tried, Work
@@ -133,13 +133,9 @@ class _Bisection:
             words = "satisfies" if accepted else "does not satisfy"
             return accepted, f"it {words} the evaluator (loss {number(loss)})"
 
-        options = self.work.options
-        key = (
-            self.spec, options.weight_bits, options.activation_bits, options.per_channel,
-            options.skip, options.max_drop, getattr(self.evaluator, "__qualname__", ""), count,
-        )  # fmt: skip
-        name = _layers(count)
-        step = self.work.attempt("roll back", name, title, do, judge, key=key)
+        rule = (self.work.options.max_drop, getattr(self.evaluator, "__qualname__", ""))
+        key = (self.spec, recipe_key(self.work), rule)
+        step = self.work.attempt("roll back", _layers(count), title, do, judge, key=key)
         if step.after is None:
             return None
         accepted, loss = self.evaluator(self.original, step.after)

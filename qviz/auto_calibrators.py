@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qviz.auto import Action
+from qviz.auto_ends import recipe_for
 from qviz.auto_judge import Verdict
 from qviz.auto_work import Tried, Work
 from qviz.calibration import best_of, specs_with
@@ -23,7 +24,7 @@ def calibrators(work: Work, specs: tuple[str, ...]) -> None:
 
 
 def _attempt(work: Work, spec: str, specs: tuple[str, ...]) -> None:
-    session, options = work.session, work.options
+    session = work.session
 
     def do(tell: OnProgress) -> Tried:
         session.calibrate(specs_with(specs, spec), progress=tell)
@@ -39,8 +40,7 @@ def _attempt(work: Work, spec: str, specs: tuple[str, ...]) -> None:
         measured = [session.evaluate(s.recipe) for s in earlier]
         return chosen([s.name for s in earlier], measured, tried.after)
 
-    key = (options.weight_bits, options.activation_bits, options.per_channel, options.skip)
-    work.attempt("calibrators", spec, f"calibrator {spec}", do, judge, key=key)
+    work.attempt("calibrators", spec, f"calibrator {spec}", do, judge, key=recipe_key(work))
 
 
 def chosen(names: list[str], earlier: list[Evaluation], new: Evaluation) -> Verdict:
@@ -61,10 +61,18 @@ def chosen(names: list[str], earlier: list[Evaluation], new: Evaluation) -> Verd
 def base_recipe(work: Work, spec: str) -> Recipe:
     """Everything int8 with the ranges of one calibrator, less what the user skips."""
     options = work.options
-    made = work.session.recipe(
+    return recipe_for(
+        work.session,
         spec,
         weight_bits=options.weight_bits,
         activation_bits=options.activation_bits,
         per_channel=options.per_channel,
+        ends_at_8=options.ends_at_8,
+        skip=options.skip,
     )
-    return made.skip(*options.skip)
+
+
+def recipe_key(work: Work) -> tuple[object, ...]:
+    """What ``base_recipe`` depends on beside the calibrator."""
+    o = work.options
+    return (o.weight_bits, o.activation_bits, o.per_channel, o.ends_at_8, o.skip)

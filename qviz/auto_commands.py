@@ -51,10 +51,11 @@ def commands(
     for index, action in enumerate(todo or [Action("skip")]):
         last = index >= len(todo) - 1
         keep = name if last else _STEP.format(index + 1)
-        begin = start if not made else ["--from", made]
+        taken = "--recipe" if action.verb == "skip" else "--from"  # of evaluate, of the others
+        begin = start if not made else [taken, made]
         words = [*begin, *_verb_options(action, options), *_named(action, keep)]
         lines.append(_command(_verb(action), opened, words, folder))
-        made = f"{folder}/{'recipe' if action.verb == 'search' else keep}.json"
+        made = f"{folder}/{'recipe' if action.verb == 'search' else f'recipe-{keep}'}.json"
     lines.append(shlex.join(["qviz", "export", folder, "--recipe", made, "-o", f"{folder}-int8"]))
     return tuple(lines)
 
@@ -89,6 +90,8 @@ def _recipe_options(options: AutoOptions) -> list[str]:
         words += ["--activation-bits", str(options.activation_bits)]
     if not options.per_channel:
         words.append("--per-tensor")
+    if options.ends_at_8 and (options.weight_bits, options.activation_bits) != (8, 8):
+        words.append("--ends-at-8")
     return words + [word for name in options.skip for word in ("--skip", name)]
 
 

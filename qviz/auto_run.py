@@ -34,7 +34,8 @@ from qviz.progress import OnProgress
 from qviz.recipe import Recipe, resolve
 from qviz.reproduce import opened_with
 from qviz.session import Session
-from qviz.tune.methods import METHODS
+from qviz.tune.methods import method
+from qviz.tune.step import options_of
 
 #: The file of a run folder that holds the result so far.
 RESULT = "auto"
@@ -97,11 +98,10 @@ def _check(
         raise TuneError(
             "evaluator", f"the strategy {options.strategy} has none", "Use strategy='amct'"
         )
-    for name in options.without:
-        if name not in METHODS:
-            raise TuneError(
-                f"method {name!r}", "does not exist", f"Leave out some of {', '.join(METHODS)}"
-            )
+    for name in (*options.without, *(name for name, _, _ in options.options)):
+        method(name)
+    for name in {name for name, _, _ in options.options}:
+        options_of(method(name).module.OPTIONS, {k: v for m, k, v in options.options if m == name})
     for spec in options.calibrators or ():
         parse(spec)
     resolve(Recipe().skip(*options.skip), session.graph)

@@ -19,7 +19,6 @@ def tune(
     options: Options = (),
     *,
     origin: AutoStep | None = None,
-    unkeyed: Options = (),
 ) -> None:
     """Try one method, if there is such a one and the user does not leave it out.
 
@@ -27,10 +26,9 @@ def tune(
         work: the escalation.
         stage: part of it.
         name: of the method.
-        options: of the method, as typed.
+        options: of the method, as typed; what the user says of it goes over them.
         origin: the variant it begins from; None is the base. Either way it is kept only if it is
             better than the base.
-        unkeyed: further options, which say how long it may take but not what it does.
     """
     session, base, start = work.session, work.base, origin or work.base
     if name not in METHODS or name in work.options.without or base is None or start is None:
@@ -38,7 +36,8 @@ def tune(
     method, old, compared = METHODS[name], start.recipe, base.recipe
     assert old is not None
     assert compared is not None
-    given = dict((*options, *unkeyed))
+    said = tuple((k, v) for method, k, v in work.options.options if method == name)
+    given = dict((*options, *said))
 
     def do(tell: OnProgress) -> Tried:
         if not method.module.sites(session.subject(old, progress=tell)):
@@ -58,4 +57,4 @@ def tune(
     values = ", ".join(value for _, value in options)
     title = f"{method.title} ({values})" if values else method.title
     trains = session.training_data.digest if stage == "training" and session.training_data else ""
-    work.attempt(stage, name, title, do, judge, key=(old, compared, options, trains))
+    work.attempt(stage, name, title, do, judge, key=(old, compared, tuple(given.items()), trains))

@@ -3,6 +3,8 @@
     qviz samples | info MODEL                           look
     qviz run MODEL --calibration D --evaluation D -o DIR       the whole job
     qviz calibrate | evaluate | sensitivity | search MODEL ... -o DIR    its steps
+    qviz tune MODEL --method NAME ... -o DIR            win accuracy back with one method
+    qviz auto MODEL ... -o DIR                          or with all, cheapest first
     qviz export RUN -o DIR; qviz verify DIR             the int8 checkpoint
     qviz sizes DIR                                      what its weights take, in every form
     qviz import RUN FILE                                another tool's ranges and skips
@@ -95,6 +97,14 @@ def _dispatch(options: argparse.Namespace, command: Sequence[str]) -> int:
         from qviz.cli_checkpoint import export
 
         return export(options, command)
+    if options.verb == "tune":
+        from qviz.cli_tune import tune
+
+        return tune(options, command)
+    if options.verb == "auto":
+        from qviz.cli_auto import auto
+
+        return auto(options, command)
     if options.verb == "verify":
         from qviz.cli_verify import verify
 
@@ -165,7 +175,8 @@ def _kept(folder: Path) -> list[str]:
     found = []
     if (folder / "histograms.npz").exists():
         found.append("the histograms")
-    for table, what in (("evaluations", "evaluations"), ("sensitivity", "sensitivity rows")):
+    tables = {"evaluations": "evaluations", "sensitivity": "sensitivity rows", "auto": "steps"}
+    for table, what in tables.items():
         with contextlib.suppress(OSError):
             count = (folder / f"{table}.jsonl").read_bytes().count(b"\n")
             found.append(f"{count} {what}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from qviz.calibration import Calibration, CalibratorRow
     from qviz.recipe import Recipe
     from qviz.session import Session
+
+
+#: What a variant may be called: its recipe is a file of that name.
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,17 @@ def check_recipe(options: argparse.Namespace) -> None:
     bits = profile(options.profile).bits
     if not hasattr(options, "calibrator"):
         return
+    name = getattr(options, "name", None)
+    if name is not None and not _NAME.fullmatch(name):
+        raise RecipeError(
+            f"--name {name}", "it is not a plain name", "Use letters, digits, dots, - and _"
+        )
+    if getattr(options, "start", None) is not None and _says_a_recipe(options):
+        raise RecipeError(
+            f"--from {options.start}",
+            "it brings its own calibrator and bits",
+            "Leave out --calibrator, --weight-bits, --activation-bits, --per-tensor, --ends-at-8",
+        )
     if options.calibrator != "auto":
         calibrators.parse(options.calibrator)
     for name in ("weight_bits", "activation_bits"):
@@ -122,6 +138,12 @@ def check_recipe(options: argparse.Namespace) -> None:
                 f"profile {options.profile} has no such width",
                 f"Choose one of {', '.join(map(str, bits))}",
             )
+
+
+def _says_a_recipe(options: argparse.Namespace) -> bool:
+    bits = (options.weight_bits, options.activation_bits)
+    plain = options.calibrator == "auto" and bits == (8, 8)
+    return not plain or options.per_tensor or options.ends_at_8 is not None
 
 
 def _check_data(options: argparse.Namespace, *, evaluates: bool) -> None:
@@ -153,14 +175,18 @@ def calibrated(job: Job) -> Calibration:
 
 def recipe_for(job: Job, calibrator: str) -> Recipe:
     """The recipe that the options ask for, with one calibrator's ranges."""
+    from qviz import auto_ends
+
     options = job.options
-    made = job.session.recipe(
+    return auto_ends.recipe_for(
+        job.session,
         calibrator,
         weight_bits=options.weight_bits,
         activation_bits=options.activation_bits,
         per_channel=not options.per_tensor,
+        ends_at_8=bool(options.ends_at_8),
+        skip=options.skip,
     )
-    return made.skip(*options.skip)
 
 
 def compared(job: Job) -> tuple[CalibratorRow, ...]:
@@ -181,13 +207,15 @@ def compared(job: Job) -> tuple[CalibratorRow, ...]:
 
 
 def chosen(job: Job, rows: Sequence[CalibratorRow] | None = None) -> Recipe:
-    """The recipe to work on: of the calibrator asked for, or of the best one.
+    """The recipe to work on: the one named, of the calibrator asked for, or of the best one.
 
     Args:
         job: what runs.
         rows: of ``compared``, if that was done already.
     """
     calibrated(job)
+    if (start := getattr(job.options, "start", None)) is not None:
+        return read_recipe(start, job.session).skip(*job.options.skip)
     spec = job.options.calibrator
     if spec == "auto":
         spec = next(r.calibrator for r in rows or compared(job) if r.best)
@@ -209,4 +237,29 @@ def read_recipe(path: str | Path, session: Session) -> Recipe:
         raise RecipeError(str(path), str(why).lower(), "Name a recipe.json") from failure
     found = Recipe.from_json(text, str(path))
     resolve(found, session.graph)
+    _adopt_weights(found, Path(path), session)
     return found
+
+
+def _adopt_weights(recipe: Recipe, path: Path, session: Session) -> None:
+    """Take over the tuned weights of a recipe from the run folder that its file lies in."""
+    from qviz.store import RunFolder
+    from qviz.weights import TunedWeights
+
+    try:
+        session.tuned(recipe)
+    except RecipeError:
+        arrays = None
+        if (path.parent / "manifest.json").exists():
+            arrays = RunFolder.view(path.parent).read_arrays(f"weights-{recipe.weights}")
+        if arrays is None:
+            raise
+        session.add_weights(TunedWeights.from_arrays(arrays))
+
+
+def keep(job: Job, name: str, recipe: Recipe) -> Path:
+    """Keep a recipe as a variant of the run, and as a file that ``--from`` takes; its path."""
+    job.session.keep(name, recipe)
+    job.session.save(f"recipe-{name}", recipe)
+    folder: Path = job.options.output
+    return folder / f"recipe-{name}.json"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from qviz import __version__
+from qviz import __version__, cli_options_tune
 from qviz.errors import InputError
 
 EXIT_CODES = """exit codes:
@@ -105,9 +105,14 @@ def batches(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(shape(text)))
 
 
-def _output(parser: Parser, what: str) -> None:
+def _output(parser: Parser, what: str, *, required: bool = True) -> None:
     parser.add_argument(
-        "-o", "--output", metavar="DIR", type=Path, required=True, help=f"{what}; made if needed"
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        required=required,
+        help=f"{what}; made if needed",
     )
 
 
@@ -124,8 +129,11 @@ def _pixels(parser: Parser) -> None:
     )
 
 
-def _model(parser: Parser, *, optional: bool = False) -> None:
-    parser.add_argument("model", metavar="MODEL", nargs="?" if optional else None, help=MODEL)
+def _model(parser: Parser, *, run: bool = False) -> None:
+    if run:
+        parser.add_argument("model", metavar="MODEL | RUN", nargs="?", help=f"{MODEL}; or a run")
+    else:
+        parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--weights", metavar="FILE", help="put into what a factory built")
     parser.add_argument("--calibration", metavar="D", help=f"samples that ranges come from: {DATA}")
     parser.add_argument("--no-fold-batch-norm", dest="fold", action="store_false", default=None)
@@ -134,9 +142,9 @@ def _model(parser: Parser, *, optional: bool = False) -> None:
     parser.add_argument("--profile", default="cuda", help="whose rules: cuda, tensorrt, ort-cpu")
 
 
-def _session(parser: Parser) -> None:
-    """Options of every verb that runs the model over data."""
-    _model(parser)
+def _session(parser: Parser, *, run: bool = False) -> None:
+    """Options of every verb that runs the model over data; ``run``: of a run folder as well."""
+    _model(parser, run=run)
     parser.add_argument("--evaluation", metavar="D", help="samples that measure, likewise")
     parser.add_argument(
         "--metric", metavar="M", help="top1, top5, agreement, kl ... or file.py:function"
@@ -147,7 +155,7 @@ def _session(parser: Parser) -> None:
     )
     _pixels(parser)
     _machine(parser)
-    _output(parser, "run folder")
+    _output(parser, "run folder", required=not run)
 
 
 def _recipe(parser: Parser) -> None:
@@ -158,6 +166,11 @@ def _recipe(parser: Parser) -> None:
     parser.add_argument("--weight-bits", type=int, default=8, metavar="B", help="2 to 8 (8)")
     parser.add_argument("--activation-bits", type=int, default=8, metavar="B", help="2 to 8 (8)")
     parser.add_argument("--per-tensor", action="store_true", help="one scale per weight tensor")
+    parser.add_argument(
+        "--ends-at-8",
+        action=argparse.BooleanOptionalAction,
+        help="below 8 bits, first and last layers keep 8 (auto: yes, else no)",
+    )
     parser.add_argument(
         "--skip", action="append", default=[], metavar="NAME", help="op left in float; repeatable"
     )
@@ -209,12 +222,17 @@ def parser() -> Parser:
     for add in (_session, _recipe):
         add(made)
     made.add_argument("--recipe", metavar="FILE", help="measure this one")
+    made.add_argument("--name", metavar="NAME", help="keep what is measured as a variant")
     made = verb("sensitivity", "what each op or operand costs, worst first")
     for add in (_session, _recipe, _ranking):
         add(made)
     made = verb("search", "the fewest ops to leave in float for a target")
     for add in (_session, _recipe, _search):
         add(made)
+    made.add_argument("--from", dest="start", metavar="FILE", help="recipe to start from")
+
+    cli_options_tune.add_tune(verb, _session, _recipe)
+    cli_options_tune.add_auto(verb, _session, _recipe)
 
     made = verb("export", "write the int8 checkpoint of a run")
     made.add_argument(
@@ -335,6 +353,8 @@ VERBS = (
     "evaluate",
     "sensitivity",
     "search",
+    "tune",
+    "auto",
     "export",
     "verify",
     "sizes",

@@ -70,6 +70,12 @@ class Meter:
             self._print_warnings()
             print(f"qviz: {line(progress, self._first)}", file=self._stream, flush=True)
 
+    def say(self, text: str) -> None:
+        """Print a line of its own, above the bar."""
+        self._close_bar()
+        self._print_warnings()
+        print(f"qviz: {text}", file=self._stream, flush=True)
+
     def worst(self, ranking: Sensitivity) -> None:
         """Name the worst three measured so far behind the bar."""
         if self._bar is not None:

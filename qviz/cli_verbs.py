@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qviz import cli_json as as_json
 from qviz import cli_print as show
-from qviz.cli_open import Job, calibrated, chosen, compared, open_job, read_recipe
+from qviz.cli_open import Job, calibrated, chosen, compared, keep, open_job, read_recipe
 from qviz.cli_progress import Meter
 
 if TYPE_CHECKING:
@@ -58,13 +58,16 @@ def calibrate(job: Job) -> tuple[str, dict[str, object], int]:
 def evaluate(job: Job) -> tuple[str, dict[str, object], int]:
     """Accuracy in float and under a recipe."""
     if job.options.recipe:
-        recipe = read_recipe(job.options.recipe, job.session)
+        recipe = read_recipe(job.options.recipe, job.session).skip(*job.options.skip)
         calibrated(job)
     else:
         recipe = chosen(job)
     found = _evaluation(job, recipe)
     note = f"{recipe.calibrator} ranges, {len(recipe.skipped)} skipped"
-    result = {"calibrator": recipe.calibrator, "skipped": recipe.skipped}
+    result: dict[str, object] = {"calibrator": recipe.calibrator, "skipped": recipe.skipped}
+    if job.options.name:
+        result["recipe"] = str(keep(job, job.options.name, recipe))
+        note += f", kept as {result['recipe']}"
     return (
         f"{note}\n{show.evaluation_lines(found)}",
         {**result, **as_json.evaluation(found)},

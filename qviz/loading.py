@@ -46,7 +46,7 @@ __all__ = [
     "read_preprocessing",
 ]
 
-Role = Literal["calibration", "evaluation", "training"]
+Role = Literal["calibration", "evaluation", "training", "confirmation"]
 _WHAT_MODELS = "Give a .pt2 file, file.py:factory, package.module:factory or sample:NAME"
 _WHAT_DATA = "Give a folder of images, a .npz or .safetensors file, file.py:factory or sample:NAME"
 
@@ -222,9 +222,9 @@ def _state(model: nn.Module | ExportedProgram, name: str) -> Mapping[str, Tensor
 
 def _sample_data(spec: str, role: Role, pixels: Preprocessing | None) -> Data:
     found = sample(spec)
-    if role == "training":
+    if role in ("training", "confirmation"):
         raise DataError(
-            f"{spec}: training data", "a sample model ships none", "Name a folder or file of yours"
+            f"{spec}: {role} data", "a sample model ships none", "Name a folder or file of yours"
         )
     path = found.calibration if role == "calibration" else found.evaluation
     stated = pixels or read_preprocessing(found.preprocessing)

@@ -292,7 +292,9 @@ class Session(Measuring):
         weight_bits: int = 8,
         activation_bits: int = 8,
         per_channel: bool = True,
+        ends_at_8: bool = True,
         skip: Sequence[str] = (),
+        options: Mapping[str, Mapping[str, float | int | str | bool]] | None = None,
         without: Sequence[str] = (),
         confirm: Data | None = None,
         evaluator: Callable[[float, float], tuple[bool, float]] | None = None,
@@ -309,7 +311,9 @@ class Session(Measuring):
             weight_bits: 2 to 8.
             activation_bits: 2 to 8.
             per_channel: False is one scale per weight tensor.
+            ends_at_8: below 8 bits, the first and last layers keep 8.
             skip: ops left in float from the beginning.
+            options: of tune methods: ``{"adaquant": {"iterations": 200}}``.
             without: tune methods that are not tried.
             confirm: data that chose nothing, to measure the result on once.
             evaluator: of ``amct``: (float accuracy, another) -> (accepted, loss).
@@ -319,7 +323,8 @@ class Session(Measuring):
         from qviz.auto_run import auto
 
         self._check_target()
-        options = AutoOptions(
+        given = [(m, k, str(v)) for m, of in (options or {}).items() for k, v in of.items()]
+        asked = AutoOptions(
             max_drop,
             strategy,
             time_budget,
@@ -327,12 +332,14 @@ class Session(Measuring):
             weight_bits,
             activation_bits,
             per_channel,
+            ends_at_8,
             tuple(skip),
+            tuple(given),
             tuple(without),
         )
         return auto(
             self,
-            options,
+            asked,
             confirm=confirm,
             evaluator=evaluator,
             on_event=on_event,
