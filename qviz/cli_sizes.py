@@ -28,10 +28,12 @@ HEADS = (
     "of<",
 )
 LEGEND = (
-    "in bytes, scales included. packed: as the checkpoint has it, two codes of at most 4 bits in a "
-    "byte. indexed: each different code by its number. Huffman: coded, table included, of all "
-    "codes (dense) or of the values between zeros (sparse); decoded again and compared. entropy: "
-    "the bound for dense codes."
+    "in bytes, scales included",
+    "packed   as the checkpoint has it: two codes of at most 4 bits in a byte",
+    "indexed  each different code by its number, and a list of the codes",
+    "Huffman  coded, table included, of all codes (dense) or of the values between zeros (sparse);",
+    "         decoded again and compared",
+    "entropy  the bound for dense codes",
 )
 
 
@@ -59,7 +61,8 @@ def _lines(found: CheckpointSizes, top: int) -> str:
         head = f"the {top} largest weights, {left} more in the total"
     else:
         head = f"{len(largest)} weights"
-    lines = [head, show.table(HEADS, [_row(row) for row in (*shown, found.total)]), f"  {LEGEND}"]
+    lines = [head, show.table(HEADS, [_row(row) for row in (*shown, found.total)])]
+    lines += [f"  {line}" for line in LEGEND]
     whole = found.total
     for name, size in (
         ("float", found.float_bytes),

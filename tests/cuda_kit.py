@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import triton
+from torch import fx
+
+from qviz.int8 import twin
 
 PACKAGE = "qviz.int8.cuda"
 #: Of those that hold kernels, operators.py imports some only when it needs them.
@@ -60,3 +64,17 @@ def interpreted() -> Iterator[ModuleType]:
     finally:
         _taken()
         _put(kept)
+
+
+class OnKernels(fx.Interpreter):
+    """Runs a program, its integer ops on the interpreted kernels."""
+
+    def __init__(self, module: fx.GraphModule, operators: ModuleType) -> None:
+        super().__init__(module)
+        self._operators = operators
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - any value
+        if n.op == "call_function" and twin.is_integer_call(n):
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            return getattr(self._operators, twin.kernel_of(n))(*args, **kwargs)
+        return super().run_node(n)

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from int8_oracle import random_codes, random_reals
-from torch import Tensor, fx
+from torch import Tensor
 
 pytest.importorskip("triton")
 
 from cuda_cases import GROUPS
-from cuda_kit import interpreted
+from cuda_kit import OnKernels, interpreted
 from int8_models import CASES, make
 
-from qviz.int8 import packing, selftest, twin
+from qviz.int8 import packing, selftest
 from qviz.int8.cuda.registry import VARIABLE
 
 Q = torch.ops.qviz
@@ -97,20 +96,6 @@ def test_a_nan_in_a_float_residual_stays_one(operators: ModuleType) -> None:
         assert_same(found.nan_to_num(7.0), Q.linear(*args, activation, limits).nan_to_num(7.0), "")
 
 
-class _OnKernels(fx.Interpreter):
-    """Runs a program, its integer ops on the interpreted kernels."""
-
-    def __init__(self, module: fx.GraphModule, operators: ModuleType) -> None:
-        super().__init__(module)
-        self._operators = operators
-
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - any value
-        if n.op == "call_function" and twin.is_integer_call(n):
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            return getattr(self._operators, twin.kernel_of(n))(*args, **kwargs)
-        return super().run_node(n)
-
-
 @pytest.mark.parametrize("case", ["residual CNN", "transformer block", "1d", "products"])
 def test_a_program_on_the_kernels_is_the_program_on_the_cpu(
     case: str, operators: ModuleType
@@ -118,7 +103,7 @@ def test_a_program_on_the_kernels_is_the_program_on_the_cpu(
     made = make(case)
     inputs = CASES[case].inputs(2).args
     with torch.no_grad():
-        found = _OnKernels(made.lowered.module, operators).run(*inputs)
+        found = OnKernels(made.lowered.module, operators).run(*inputs)
         wanted = made.lowered.module(*inputs)
     pairs = zip(*map(torch.utils._pytree.tree_leaves, (found, wanted)), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
