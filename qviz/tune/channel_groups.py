@@ -1,0 +1,197 @@
+"""Groups of channels that can be scaled, and the parameters that come of scaling them.
+
+A group is what one vector of factors s belongs to: channel i of its producers (and of what is added
+to them) is divided by ``s[i]``, the weights that read it are multiplied by it. The float function
+stays what it is but for rounding; with powers of two even the bits stay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from qviz.data import Data
+from qviz.graph import Graph
+from qviz.rewrite import get_attr
+from qviz.simulate import Simulator
+from qviz.tune.channel_flow import follow
+from qviz.tune.channel_labels import FIXED, Constant, Labels, Producer, Reader
+from qviz.weights import TunedWeights
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels with factors of their own, and who makes and reads them.
+
+    Attributes:
+        channels: how many factors.
+        producers: each with the factor of every row: int64 ``[rows]``, -1 where it has none.
+        readers: each with the factor of every column, likewise.
+        constants: each with the factor of every entry, in its shape.
+        tensors: those read as int8 that hold its channels.
+        floor: least factor of each channel, ``[channels]``.
+    """
+
+    channels: int
+    producers: tuple[tuple[Producer, Tensor], ...]
+    readers: tuple[tuple[Reader, Tensor], ...]
+    constants: tuple[tuple[Constant, Tensor], ...]
+    tensors: tuple[str, ...]
+    floor: Tensor
+
+    @cached_property
+    def ops(self) -> tuple[str, ...]:
+        """Names of its ops, producers first."""
+        made = [p.op for p, _ in self.producers]
+        return tuple(dict.fromkeys(made + [r.op for r, _ in self.readers]))
+
+    @property
+    def name(self) -> str:
+        """``conv1, conv3 -> conv2``."""
+        made = dict.fromkeys(p.op for p, _ in self.producers)
+        read = dict.fromkeys(r.op for r, _ in self.readers)
+        return f"{', '.join(made)} -> {', '.join(read)}"
+
+
+def groups(simulator: Simulator, data: Data) -> tuple[tuple[Group, ...], Labels]:
+    """All groups of a graph, in execution order, and what was found out about the rest.
+
+    Args:
+        simulator: of the graph.
+        data: its first samples give the shapes.
+    """
+    batch = next(iter(data.head(2).batches(2)))
+    found = follow(simulator.differentiable, batch)
+    return grouped(found), found
+
+
+def grouped(found: Labels) -> tuple[Group, ...]:
+    """The groups of a labelled graph: free channels of producers that share one."""
+    members: list[set[int]] = []
+    read = {found.root(n) for r in found.readers for n in r.labels.tolist()}
+    for producer in found.producers:
+        free = {found.root(n) for n in producer.labels.tolist()} & read - {FIXED}
+        touching = [m for m in members if m & free]
+        members = [m for m in members if not m & free]
+        if free:
+            members.append(free.union(*touching))
+    return tuple(_group(found, sorted(m)) for m in sorted(members, key=min))
+
+
+def _group(found: Labels, roots: Sequence[int]) -> Group:
+    place = {root: i for i, root in enumerate(roots)}
+
+    def of(labels: Tensor) -> Tensor:
+        own = [place.get(found.root(n), -1) for n in labels.flatten().tolist()]
+        return torch.tensor(own).reshape(labels.shape)
+
+    def mine(items: Sequence[Producer | Reader | Constant]) -> list[tuple[object, Tensor]]:
+        pairs = [(item, of(item.labels)) for item in items]
+        return [(item, where) for item, where in pairs if bool((where >= 0).any())]
+
+    floor = torch.zeros(len(roots), dtype=torch.float64)
+    for label, least in found.floor.items():
+        if (root := found.root(label)) in place:
+            floor[place[root]] = max(float(floor[place[root]]), least)
+    holding = [name for name, labels in found.tensors.items() if bool((of(labels) >= 0).any())]
+    return Group(
+        len(roots),
+        tuple(mine(found.producers)),  # type: ignore[arg-type]
+        tuple(mine(found.readers)),  # type: ignore[arg-type]
+        tuple(mine(found.constants)),  # type: ignore[arg-type]
+        tuple(holding),
+        floor,
+    )
+
+
+class Scaled:
+    """Parameters of a graph while groups of their channels are scaled; float64.
+
+    Args:
+        graph: whose parameters; it is not changed.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._values: dict[str, Tensor] = {}
+
+    def value(self, parameter: str) -> Tensor:
+        """A parameter as it is now."""
+        if parameter not in self._values:
+            self._values[parameter] = get_attr(self._graph.module, parameter).detach().double()
+        return self._values[parameter]
+
+    def made(self, group: Group) -> Tensor:
+        """Largest magnitude of the weights that make each channel, ``[channels]``."""
+        found = torch.zeros(group.channels, dtype=torch.float64)
+        for producer, where in group.producers:
+            weight = self.value(producer.weight)
+            rows = weight.abs() if producer.layout is None else producer.layout.rows(weight)
+            _raise_to(found, where, rows)
+        return found
+
+    def read(self, group: Group) -> Tensor:
+        """Largest magnitude of the weights that read each channel, ``[channels]``."""
+        found = torch.zeros(group.channels, dtype=torch.float64)
+        for reader, where in group.readers:
+            _raise_to(found, where, reader.layout.columns(self.value(reader.weight)))
+        return found
+
+    def scale(self, group: Group, s: Tensor) -> None:
+        """Divide the channels of a group by ``s`` ``[channels]`` and let their readers undo it."""
+        for producer, where in group.producers:
+            rows, weight = _factors(s, where), self.value(producer.weight)
+            layout = producer.layout
+            self._values[producer.weight] = (
+                weight / rows if layout is None else layout.divided(weight, rows)
+            )
+            if producer.bias is not None:
+                self._values[producer.bias] = self.value(producer.bias) / rows
+        for constant, where in group.constants:
+            value = self.value(constant.parameter)
+            self._values[constant.parameter] = value / _factors(s, where)
+        for reader, where in group.readers:
+            columns, weight = _factors(s, where), self.value(reader.weight)
+            self._values[reader.weight] = reader.layout.multiplied(weight, columns)
+
+    def tuned(self) -> TunedWeights:
+        """What differs from the graph's own parameters."""
+        changed = {}
+        for name, value in self._values.items():
+            own = get_attr(self._graph.module, name)
+            if not torch.equal(new := value.to(own.dtype), own):
+                changed[name] = new
+        return TunedWeights(changed)
+
+
+def _raise_to(found: Tensor, where: Tensor, values: Tensor) -> None:
+    mine = where >= 0
+    found.scatter_reduce_(0, where[mine], values[mine].to(found.dtype), "amax")
+
+
+def _factors(s: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where >= 0, s[where.clamp(min=0)], 1.0)
+
+
+def reasons(found: Labels, graph: Graph) -> tuple[str, ...]:
+    """Why the other producers keep their scale: one sentence per reason, most frequent first."""
+    why: dict[str, Counter[str]] = {}
+    for producer in found.producers:
+        labels = producer.labels.tolist()
+        fixed = [n for n in labels if found.root(n) == FIXED]
+        if fixed:
+            text = found.why(fixed[0])
+            why.setdefault(text, Counter())[producer.op] = len(fixed)
+    ordered: Mapping[str, Counter[str]] = dict(sorted(why.items(), key=lambda item: -len(item[1])))
+    return tuple(f"{_some(ops)}: left alone, its output {text}" for text, ops in ordered.items())
+
+
+def _some(ops: Counter[str]) -> str:
+    names = list(ops)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
