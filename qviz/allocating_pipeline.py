@@ -16,9 +16,10 @@ from qviz.progress import OnProgress
 from qviz.recipe import Recipe
 from qviz.search import pipelines
 from qviz.search.allocation_json import allocation_to
-from qviz.search.allocation_problem import Times
-from qviz.search.pipelines import Pipeline, PipelineName, Stage
-from qviz.search.widths import CostKind, Limit, Width
+from qviz.search.layer_losses import LayerLosses
+from qviz.search.mixing import Networks
+from qviz.search.pipelines import Choose, Pipeline, PipelineName, Stage
+from qviz.search.widths import Limit, Width
 from qviz.session import Session
 from qviz.tuning import measured
 
@@ -65,33 +66,31 @@ class Piped:
 def pipeline(
     session: Session,
     name: PipelineName,
-    limit: Limit,
+    choose: Limit | Choose,
     recipe: Recipe,
     *,
     widths: Sequence[Width],
-    cost: CostKind = "size",
-    keep: Sequence[str] | None = None,
-    times: Times | None = None,
     calibrator: str = "auto",
+    losses: LayerLosses | None = None,
     samples: int | None = None,
+    metric: bool = False,
     options: Mapping[str, Mapping[str, float | int | str | bool]] | None = None,
     variant: str | None = None,
     on_stage: Callable[[StageResult], None] | None = None,
     progress: OnProgress | None = None,
 ) -> Piped:
-    """Run the light or the advanced pipeline; every stage is measured on the evaluation data.
+    """Run a pipeline; every stage is measured on the evaluation data.
 
     Args:
         session: the model and its data.
-        name: ``light`` or ``advanced``.
-        limit: what the allocation keeps to.
+        name: ``plain``, ``light`` or ``advanced``.
+        choose: a limit, or what chooses the allocation (``pipelines.within``).
         recipe: where to start; it stays as it is.
         widths: what is offered.
-        cost: what is made least under a limit on the loss.
-        keep: layers that stay at 8 bits; None are the first and last.
-        times: seconds per layer and width.
         calibrator: of activations below 8 bits.
+        losses: measured before or elsewhere; None measures them.
         samples: calibration samples that losses are measured on; None takes all.
+        metric: measure the metric beside the losses.
         options: of the methods used, by method.
         variant: keep the result under that name.
         on_stage: called with each finished stage.
@@ -114,15 +113,17 @@ def pipeline(
         if on_stage is not None:
             on_stage(results[-1])
 
+    def losses_of(prepared: Networks) -> LayerLosses:
+        return losses or layer_losses(
+            session, prepared, metric=metric, samples=samples, progress=progress
+        )
+
     made = pipelines.run(
         session.subject(recipe, progress=progress),
         name,
-        limit,
+        pipelines.within(choose) if isinstance(choose, Limit) else choose,
         widths=widths,
-        measure=lambda n: layer_losses(session, n, samples=samples, progress=progress),
-        cost=cost,
-        keep=keep,
-        times=times,
+        measure=losses_of,
         calibrator=calibrator,
         options=options,
         on_stage=take,

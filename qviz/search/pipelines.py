@@ -1,6 +1,7 @@
-"""CalibTIP's two pipelines below 8 bits, as a chain of steps (Hubara et al. 2021, section 6).
+"""CalibTIP's pipelines below 8 bits, as a chain of steps (Hubara et al. 2021, section 6).
 
-    light       ranges at each width -> layer losses -> allocation -> statistics
+    plain       ranges at each width -> layer losses -> allocation
+    light       the same -> statistics
     advanced    AdaQuant at each width -> layer losses with each width's tuned weights
                 -> allocation -> statistics -> bias tuning
 
@@ -12,7 +13,7 @@ numbers, where they do not; the evaluation data has no say in it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -30,17 +31,19 @@ from qviz.tune.methods import method
 from qviz.tune.step import Change, Step, Subject
 from qviz.weights import NOTHING, TunedWeights
 
-PipelineName = Literal["light", "advanced"]
+PipelineName = Literal["plain", "light", "advanced"]
 
 #: Calibration samples, the last ones, that no fit sees and every step is checked on; at most a
 #: quarter of them.
 HELD_OUT = 128
 AFTER: Mapping[str, tuple[str, ...]] = {
+    "plain": (),
     "light": ("statistics",),
     "advanced": ("statistics", "bias_tuning"),
 }
 
-Losses = Callable[[Networks], LayerLosses]
+Measure = Callable[[Networks], LayerLosses]
+Choose = Callable[[Networks, LayerLosses], Allocation]
 OnStage = Callable[["Stage"], None]
 
 
@@ -76,7 +79,7 @@ class Pipeline:
     """What a pipeline made.
 
     Attributes:
-        name: ``light`` or ``advanced``.
+        name: ``plain``, ``light`` or ``advanced``.
         allocation: the widths chosen.
         losses: what they were chosen by.
         stages: in order; the first is the allocation.
@@ -100,13 +103,10 @@ class Pipeline:
 def run(
     subject: Subject,
     name: PipelineName,
-    limit: Limit,
+    choose: Choose,
     *,
     widths: Sequence[Width],
-    measure: Losses,
-    cost: CostKind = "size",
-    keep: Sequence[str] | None = None,
-    times: Times | None = None,
+    measure: Measure,
     calibrator: str = "auto",
     options: Mapping[str, Mapping[str, float | int | str | bool]] | None = None,
     on_stage: OnStage | None = None,
@@ -115,14 +115,11 @@ def run(
 
     Args:
         subject: the model and its recipe at 8 bits.
-        name: ``light`` or ``advanced``.
-        limit: what the allocation keeps to.
+        name: ``plain``, ``light`` or ``advanced``.
+        choose: gives the allocation, given the networks and their losses; ``within`` makes one.
         widths: what is offered.
         measure: measures the losses of prepared networks; ``layer_losses.measure``, or what keeps
             them in a run folder.
-        cost: what is made least under a limit on the loss.
-        keep: layers that stay at 8 bits; None are the first and last.
-        times: seconds per layer and width, for a limit on latency.
         calibrator: of activations below 8 bits.
         options: of the methods used, by method: ``{"adaquant": {"iterations": 200}}``.
         on_stage: called with each finished stage.
@@ -139,19 +136,19 @@ def run(
     if name == "advanced":
         networks, notes = reconstructed(subject, networks, given.get("adaquant", {}))
     losses = measure(networks)
-    allocation = allocate(Problem.of(losses, keep=keep, times=times), limit, cost=cost)
+    allocation = choose(networks, losses)
     recipe, weights = networks.mixed(allocation.of)
     check = _Check(subject, held_out)
     first = Stage(
-        "allocation",
-        "Bit allocation",
-        recipe,
-        weights,
-        True,
-        check(recipe, weights),
-        time.monotonic() - started,
-        bit_changes(allocation),
-        notes,
+        name="allocation",
+        title="Bit allocation",
+        recipe=recipe,
+        weights=weights,
+        kept=True,
+        divergence=check(recipe, weights),
+        seconds=time.monotonic() - started,
+        changes=bit_changes(allocation),
+        notes=notes,
     )
     stages = [first]
     if on_stage is not None:
@@ -162,6 +159,17 @@ def run(
             on_stage(stages[-1])
     seconds = time.monotonic() - started
     return Pipeline(name, allocation, losses, tuple(stages), seconds, check.samples)
+
+
+def within(
+    limit: Limit,
+    *,
+    cost: CostKind = "size",
+    keep: Collection[str] | None = None,
+    times: Times | None = None,
+) -> Choose:
+    """Choose by the integer programme within a limit: arguments of ``Problem.of``, ``allocate``."""
+    return lambda _, losses: allocate(Problem.of(losses, keep=keep, times=times), limit, cost=cost)
 
 
 def bit_changes(allocation: Allocation) -> tuple[Change, ...]:
