@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import streamlit as st
 
-from qviz.ui import overview, overview_calibrators, overview_network, overview_ops, visit
+from qviz.ui import (
+    overview,
+    overview_calibrators,
+    overview_network,
+    overview_ops,
+    tune_seen,
+    visit,
+)
 
 overview.go_if_asked()
 st.title("Overview")
 workspace = visit.require()
+tune_seen.require(workspace)
 overview.head(workspace)
 ops, network, calibrators = st.tabs(
     ["Ops", "Network", "Calibrators"], key="overview_tab", on_change="rerun"

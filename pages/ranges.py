@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from qviz.ui import ranges, ranges_view, visit
+from qviz.ui import ranges, ranges_view, tune_seen, visit
 from qviz.ui import ranges_words as words
 from qviz.ui.ranges_metric import draft_metric
 from qviz.ui.ranges_weight import weight
@@ -21,6 +21,7 @@ if operand.kind == "weight":
     weight(workspace, operand, log=st.session_state["ranges_log"])
     st.stop()
 
+tune_seen.require(workspace)
 shown = ranges_view.view(workspace.opened, workspace.recipe, operand)
 graph = workspace.opened.session.graph
 st.markdown(words.about(graph.ops[op], shown, graph))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from qviz.auto import AutoResult, Strategy
 from qviz.calibration import CalibratorRow
 from qviz.evaluate import Evaluation
 from qviz.jobs import Job
@@ -96,6 +97,27 @@ def tune(
     """Apply one method of ``qviz.tune`` and measure it: arguments of ``Session.tune``."""
     return lambda job: session.tune(
         method, recipe, ops=ops, name=name, progress=job.tell, **options
+    )
+
+
+def auto(
+    session: Session,
+    *,
+    max_drop: float = 0.01,
+    strategy: Strategy = "guided",
+    time_budget: float | None = None,
+    weight_bits: int = 8,
+    activation_bits: int = 8,
+) -> Callable[[Job], AutoResult]:
+    """Escalate until the target is met; publishes an ``AutoEvent`` as steps begin and end."""
+    return lambda job: session.auto(
+        max_drop=max_drop,
+        strategy=strategy,
+        time_budget=time_budget,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        on_event=job.publish,
+        progress=job.tell,
     )
 
 

@@ -205,7 +205,7 @@ def changes_figure(changes: Sequence[Change], unit: str) -> go.Figure:
             )
         )
     figure.update_layout(
-        xaxis={"title": unit, "type": "log", "exponentformat": "power"},
+        xaxis={"title": unit, "type": "log", "exponentformat": "power", "dtick": _ticks(changes)},
         yaxis=_names(names),
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
         height=110 + 22 * max(len(drawn), 4),
@@ -214,6 +214,12 @@ def changes_figure(changes: Sequence[Change], unit: str) -> go.Figure:
         uirevision=unit,
     )
     return figure
+
+
+def _ticks(changes: Sequence[Change]) -> object:
+    """2 and 5 between the powers of ten only where there is room for them."""
+    values = [v for one in changes for v in (one.before, one.after) if v]
+    return "D2" if values and max(values) < 1e3 * min(values) else 1
 
 
 def _names(names: Sequence[str]) -> dict[str, object]:

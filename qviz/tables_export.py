@@ -45,6 +45,7 @@ _WHOLE = {
     "bits": "bits",
     "scale": "scales of weights",
     "default": "what is not named",
+    "weights": "values of weights",
 }
 
 

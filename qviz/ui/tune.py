@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from qviz.ui import jobs_view, tune_methods, tune_now, tune_tried
+from qviz.ui import jobs_view, tune_guided, tune_methods, tune_now, tune_tried
 from qviz.ui import tune_words as words
 from qviz.ui.tune_state import running
 from qviz.ui.workspace import Workspace
 
 TABS = {
     "Methods": tune_methods.methods,
+    "Guided": tune_guided.guided,
     "Tried": tune_tried.history,
 }
 

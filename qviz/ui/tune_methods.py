@@ -68,9 +68,20 @@ def _card(workspace: Workspace, method: Method, found: Sites | None) -> None:
     missing = "training" in method.needs and workspace.opened.session.training_data is None
     nothing = found is not None and not found.problem and not found.names
     with st.container(border=True, key=f"tune_method_{method.name}"):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            text = f"**{method.title}**: {plain(method.what)}"
-            st.markdown(f"{text} :gray[{_where(found)} · {plain(method.source)}]", width="stretch")
+        said, act = st.columns([7, 2], vertical_alignment="center")
+        with said, st.container(gap=None):
+            st.markdown(f"**{method.title}**: {plain(method.what)}")
+            st.caption(f"{_where(found)} · {plain(method.source)}")
+            if missing:
+                st.caption(words.NO_TRAINING)
+            elif found is not None and found.problem:
+                st.caption(plain(found.problem))
+        with act.container(horizontal=True, horizontal_alignment="right"):
+            if method.module.OPTIONS or (found is not None and len(found.names) > 1):
+                box = st.popover("Options", key=f"tune_options_{method.name}", on_change="rerun")
+                if box.open:
+                    with box:
+                        _options(method, () if found is None else found.names)
             st.button(
                 "Run",
                 key=f"tune_run_{method.name}",
@@ -80,29 +91,19 @@ def _card(workspace: Workspace, method: Method, found: Sites | None) -> None:
                 help="Applied to the draft, measured before and after; the draft changes only when "
                 "the result is used",
             )
-        if missing:
-            st.caption(words.NO_TRAINING)
-        elif found is not None and found.problem:
-            st.caption(plain(found.problem))
-        if method.module.OPTIONS or (found is not None and len(found.names) > 1):
-            box = st.expander("Options", key=f"tune_options_{method.name}", on_change="rerun")
-            if box.open:
-                with box:
-                    _options(method, () if found is None else found.names)
 
 
 def _where(found: Sites | None) -> str:
     if found is None:
         return "…"
     if found.problem:
-        return "not here"
-    return words.applies(len(found.names)) if found.names else "nothing here that it could change"
+        return "Not here"
+    return words.applies(len(found.names)) if found.names else "Nothing here that it could change"
 
 
 def _options(method: Method, names: Sequence[str]) -> None:
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        for option in method.module.OPTIONS:
-            _option(option, key=_key(method, option.name))
+    for option in method.module.OPTIONS:
+        _option(option, key=_key(method, option.name))
     if 1 < len(names) <= MOST:
         st.multiselect(
             "Only these sites",
@@ -128,7 +129,6 @@ def _option(option: Option, *, key: str) -> None:
             key=key,
             help=option.help,
             persist_state="session",
-            width=220,
         )
     else:
         kind = type(default)
@@ -142,7 +142,6 @@ def _option(option: Option, *, key: str) -> None:
             key=key,
             help=option.help,
             persist_state="session",
-            width=220,
         )
 
 

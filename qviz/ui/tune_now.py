@@ -7,7 +7,7 @@ from collections import Counter
 
 import streamlit as st
 
-from qviz.digits import percent, scored
+from qviz.digits import percent
 from qviz.estimate import drop_interval
 from qviz.evaluate import Evaluation
 from qviz.meter import LiveResult
@@ -17,9 +17,10 @@ from qviz.ui import tune_words as words
 from qviz.ui.overview_data import weight_bytes
 from qviz.ui.plan_choice import Choice
 from qviz.ui.plan_state import state_of as plan_of
+from qviz.ui.ranges_words import scored
 from qviz.ui.workspace import Workspace
 
-#: Width of a number's card: two side by side on a telephone.
+#: Width of a number with what is said below it: two side by side on a telephone.
 CARD = 172
 
 
@@ -85,8 +86,8 @@ def _cards(workspace: Workspace, found: LiveResult | None) -> None:
         _card(*_size(workspace))
         _card(
             "In float",
-            f"{len(choice.ops)} of {len(choice.operands)} ops",
-            f"{percent(choice.float_macs)} of MACs",
+            f"{len(choice.ops)} of {len(choice.operands)}",
+            f"ops; {percent(choice.float_macs)} of MACs",
         )
     st.caption(_said(workspace, found))
     if found is not None and found.error is not None:
@@ -94,16 +95,9 @@ def _cards(workspace: Workspace, found: LiveResult | None) -> None:
 
 
 def _card(label: str, value: str, note: str) -> None:
-    st.metric(
-        label,
-        value,
-        delta=note or None,
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        width=CARD,
-        height="stretch",
-    )
+    with st.container(width=CARD, gap=None):
+        st.metric(label, value)
+        st.caption(note)
 
 
 def _drop(found: Evaluation | None) -> str:

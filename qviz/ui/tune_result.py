@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import streamlit as st
 
@@ -64,7 +64,7 @@ def actions(
     label: str,
     *,
     key: str,
-    after: Callable[[], None] | None = None,
+    live: bool = False,
 ) -> None:
     """Use a recipe for the draft, or keep it under a name.
 
@@ -73,12 +73,15 @@ def actions(
         recipe: with or without tuned weights.
         label: what the change is called in the history of the draft.
         key: unique on the page.
-        after: called in the callback when it was used.
+        live: it stands in a part of the page that is drawn by itself, so the rest has to follow.
     """
+    if live and st.session_state.pop(f"{key}_used", False):
+        st.rerun()
     used = workspace.recipe == recipe
-    if problem := st.session_state.pop(f"{key}_problem", None):
+    about, problem, kept = st.session_state.get(f"{key}_told", (None, "", ""))
+    if about == recipe and problem:
         st.error(plain(problem))
-    if kept := st.session_state.pop(f"{key}_kept", None):
+    if about == recipe and kept:
         st.success(f"Kept as variant {plain(kept)}: compare and load it on the page Plan.")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button(
@@ -87,7 +90,7 @@ def actions(
             type="primary",
             disabled=used,
             on_click=_use,
-            args=(workspace, recipe, label, key, after),
+            args=(workspace, recipe, label, key),
             help="The draft becomes this recipe; Undo takes it back",
         )
         st.text_input("Name", key=f"{key}_name", width=220, placeholder="a name")
@@ -100,17 +103,15 @@ def actions(
         )
 
 
-def _use(
-    workspace: Workspace, recipe: Recipe, label: str, key: str, after: Callable[[], None] | None
-) -> None:
+def _use(workspace: Workspace, recipe: Recipe, label: str, key: str) -> None:
+    st.session_state.pop(f"{key}_told", None)
     try:
         workspace.opened.session.tuned(recipe)
     except QvizError as failure:  # its weights were deleted from the run folder
-        st.session_state[f"{key}_problem"] = str(failure)
+        st.session_state[f"{key}_told"] = (recipe, str(failure), "")
         return
     workspace.apply(recipe, label)
-    if after is not None:
-        after()
+    st.session_state[f"{key}_used"] = True
 
 
 def _keep(workspace: Workspace, recipe: Recipe, key: str) -> None:
@@ -119,9 +120,9 @@ def _keep(workspace: Workspace, recipe: Recipe, key: str) -> None:
         workspace.opened.session.tuned(recipe)
         workspace.keep(name, recipe)
     except QvizError as failure:
-        st.session_state[f"{key}_problem"] = str(failure)
+        st.session_state[f"{key}_told"] = (recipe, str(failure), "")
         return
-    st.session_state[f"{key}_kept"] = name
+    st.session_state[f"{key}_told"] = (recipe, "", name)
     st.session_state[f"{key}_name"] = ""
 
 

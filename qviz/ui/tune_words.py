@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from qviz.digits import count, duration, number, percent, scored
+from qviz.digits import count, duration, number, percent
 from qviz.metrics import Metric
 from qviz.tables_tune import Tried
 from qviz.tune.methods import Cost
 from qviz.ui.export_words import plain
+from qviz.ui.ranges_words import scored
 from qviz.ui.words import Columns
 
 INTRO = (
@@ -25,6 +26,12 @@ NO_TRAINING = (
     "This method trains, and there are no training data. Open the model again with some: "
     "`qviz app MODEL --train DATA`, or Training data on the page Start. They have to be other "
     "samples than those of calibration and evaluation."
+)
+GUIDED = (
+    "One thing after the other, cheapest first, until the drop is within the target: calibrators, "
+    "cheap fixes, partial quantization, reconstruction, and training if there are training data. "
+    "It begins with the calibrators, not with the draft, and keeps the best so far; the draft "
+    "changes only when that is used."
 )
 COSTS: Mapping[Cost, tuple[str, str]] = {
     "seconds": ("Seconds", "Statistics of the calibration data; no labels."),
@@ -117,7 +124,7 @@ def record(one: Tried) -> str:
 
 def applies(count: int) -> str:
     """On how many sites a method applies."""
-    return f"applies to {count:,} {'site' if count == 1 else 'sites'}"
+    return f"Applies to {count:,} {'site' if count == 1 else 'sites'}"
 
 
 def label(one: Tried) -> str:

@@ -1,0 +1,210 @@
+"""The page Win back as a visitor uses it: run, see before and after, use, undo, keep, look back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import Residual, made
+from streamlit.testing.v1 import AppTest
+
+from qviz.opening import _OPENING
+from qviz.tune.result import Tuning
+from qviz.ui import launch, visit
+from qviz.ui.export_words import plain
+from qviz.ui.launch import MAIN, Start
+from qviz.ui.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with a residual add, and random images."""
+    folder = tmp_path_factory.mktemp("files")
+    batch = torch.export.Dim("batch", min=1)
+    with _OPENING:  # another test's server may be tracing a model of its own
+        program = torch.export.export(
+            made(Residual()), (torch.zeros(4, 3, 8, 8),), dynamic_shapes=({0: batch},)
+        )
+    torch.export.save(program, folder / "net.pt2")
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(192, 3, 8, 8)).astype("f4")
+    labels = rng.integers(0, 5, 192)
+    np.savez(folder / "few.npz", inputs=images[:32])
+    np.savez(folder / "more.npz", inputs=images[32:160], labels=labels[32:160])
+    np.savez(folder / "train.npz", inputs=images[160:], labels=labels[160:])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _runs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where runs of these tests are kept; the model stays open from one to the next."""
+    monkeypatch.setenv("QVIZ_RUNS", str(tmp_path_factory.getbasetemp() / "tune-runs"))
+    monkeypatch.setattr(launch, "_start", Start())
+
+
+def start(files: Path, **more: str) -> Start:
+    given = {"evaluation": str(files / "more.npz")} | more
+    return Start(str(files / "net.pt2"), str(files / "few.npz"), **given)
+
+
+def wait(at: AppTest, ready: Callable[[], object]) -> AppTest:
+    """Run the page until something holds."""
+    deadline = time.monotonic() + 100
+    while not ready():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+        at.run()
+        assert not at.exception, at.exception
+    return at
+
+
+def opened(begin: Start, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setattr(launch, "_start", begin)
+    at = AppTest.from_file(str(MAIN), default_timeout=120).run()
+    at.switch_page("../../pages/tune.py").run()
+    return wait(at, lambda: at.get_by_key("tune_run_bias_correction") is not None)
+
+
+@pytest.fixture
+def at(files: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    """The page with the network open, nothing running."""
+    return idle(opened(start(files), monkeypatch))
+
+
+def idle(at: AppTest) -> AppTest:
+    worker = workspace(at).opened.worker
+    return wait(at, lambda: not worker.busy).run()
+
+
+def workspace(at: AppTest) -> Workspace:
+    found = visit.workspaces().find(at.session_state["w"])
+    assert found is not None
+    return found
+
+
+def press(at: AppTest, key: str) -> AppTest:
+    at.button(key=key).click().run()
+    return idle(at)
+
+
+def tab(at: AppTest, name: str) -> AppTest:
+    at.session_state["tune_tab"] = name
+    return at.run()
+
+
+def said(at: AppTest) -> str:
+    boxes = [*at.success, *at.info, *at.warning, *at.error, *at.caption, *at.markdown]
+    return "\n".join(box.value for box in boxes)
+
+
+def test_every_method_says_where_it_applies_and_only_those_can_be_run(at: AppTest) -> None:
+    assert "Applies to 4 sites · Nagel et al. 2019, Data-Free Quantization" in said(at)
+    assert not at.button(key="tune_run_bias_correction").disabled
+    assert at.button(key="tune_run_gelu_clip").disabled
+    assert "Nothing here that it could change · Wu et al. 2020, GELU10" in said(at)
+
+
+def test_a_result_stands_beside_what_was_before_and_is_used_and_taken_back(at: AppTest) -> None:
+    before = workspace(at).recipe
+    press(at, "tune_run_bias_correction")
+    made = workspace(at).jobs["tune"].snapshot().result
+    assert isinstance(made, Tuning)
+    assert workspace(at).recipe == before
+    assert "**Bias correction**: top1 " in said(at)
+    assert "measured on 128 evaluation samples" in said(at)
+    press(at, "tune_last_use")
+    assert workspace(at).recipe == made.recipe
+    assert workspace(at).recipe.weights
+    assert at.button(key="tune_last_use").disabled
+    press(at, "tune_undo")
+    assert workspace(at).recipe == before
+
+
+def test_a_gain_inside_the_interval_is_called_noise(at: AppTest) -> None:
+    press(at, "tune_run_ifmr")
+    made = workspace(at).jobs["tune"].snapshot().result
+    assert made.noise
+    (line,) = [box.value for box in at.info if "IFMR" in box.value]
+    assert "inside the interval: noise" in line
+
+
+def test_options_are_read_and_checked_by_the_method(at: AppTest) -> None:
+    at.session_state["tune_options_bias_tuning"] = True
+    at.run()
+    at.number_input(key="tune_bias_tuning_epochs").set_value(1).run()
+    press(at, "tune_run_bias_tuning")
+    assert workspace(at).jobs["tune"].snapshot().result.options["epochs"] == 1
+
+
+def test_a_result_is_kept_as_a_variant(at: AppTest) -> None:
+    press(at, "tune_run_bias_correction")
+    press(at, "tune_last_keep")
+    assert "it has no name. Type one." in said(at)
+    at.text_input(key="tune_last_name").set_value("corrected").run()
+    press(at, "tune_last_keep")
+    made = workspace(at).jobs["tune"].snapshot().result
+    assert workspace(at).variants["corrected"] == made.recipe
+    assert "Kept as variant corrected" in said(at)
+
+
+def test_everything_tried_is_listed_and_can_be_used_again(at: AppTest) -> None:
+    press(at, "tune_run_bias_correction")
+    tab(at, "Tried")
+    rows = workspace(at).opened.session.tunings()
+    table = at.dataframe[0].value
+    assert table["step"].tolist() == list(range(len(rows), 0, -1))
+    assert table["title"].iloc[0] == "Bias correction"
+    at.session_state["tune_tried"] = len(rows)
+    at.run()
+    press(at, "tune_old_use")
+    assert workspace(at).recipe.to_json() == rows[-1]["recipe"]
+
+
+def test_tuned_weights_are_seen_on_the_other_pages(at: AppTest) -> None:
+    press(at, "tune_run_bias_correction")
+    press(at, "tune_last_use")
+    for page in ("overview", "ranges", "sensitivity", "plan", "export"):
+        at.switch_page(f"../../pages/{page}.py").run()
+        idle(at)
+        assert not at.exception, page
+        assert not at.error, page
+    at.switch_page("../../pages/ranges.py").run()
+    at.session_state["ranges_operand"] = "weight"
+    at.run()
+    assert "The draft has tuned weights; this one is the model's own." in said(at)
+
+
+def test_without_evaluation_data_methods_run_and_nothing_is_claimed(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Start(str(files / "net.pt2"), str(files / "few.npz"), run=str(tmp_path / "run"))
+    at = idle(opened(begin, monkeypatch))
+    assert "There are no evaluation data" in said(at)
+    press(at, "tune_run_bias_correction")
+    assert "Not measured: there are no evaluation data." in said(at)
+    assert not at.exception
+    tab(at, "Guided")
+    assert not at.exception
+
+
+def test_an_escalation_lists_its_steps_and_gives_its_best(at: AppTest) -> None:
+    tab(at, "Guided")
+    press(at, "tune_auto")
+    job = workspace(at).jobs["auto"]
+    assert job.snapshot().state == "done", job.snapshot().error
+    found = job.snapshot().result
+    assert plain(found.best.sentence) in said(at)
+    press(at, "tune_best_use")
+    assert workspace(at).recipe == found.recipe
+
+
+def test_without_a_model_one_sentence_and_one_button() -> None:
+    at = AppTest.from_file(str(MAIN), default_timeout=120).run()
+    at.switch_page("../../pages/tune.py").run()
+    assert not at.exception
+    assert [info.value for info in at.info] == ["No model is open yet."]
+    assert len(at.button) == 1
