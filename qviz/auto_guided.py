@@ -9,7 +9,8 @@
 
 Partial quantization comes again after whatever changed the base. It stops as soon as a variant is
 within the target with at most 5 % of the MACs in float; a variant that needs more is kept, and the
-later stages may still find one that needs less.
+later stages may still find one that needs less. If in the end nothing meets the target, the model's
+own weights are searched for how much in float it takes.
 
 Sources: the order is Wu et al. 2020 (arXiv:2004.09602, section 6) with the reconstruction of
 Hubara et al. 2021 (arXiv:2006.10518, section 3) before training.
@@ -19,8 +20,8 @@ from __future__ import annotations
 
 from qviz.auto_calibrators import calibrators
 from qviz.auto_judge import SMALL_SHARE
-from qviz.auto_partial import partial
-from qviz.auto_tune import tune
+from qviz.auto_partial import fallback, partial
+from qviz.auto_tune import TRAINING, tune
 from qviz.auto_work import Work
 from qviz.calibrators import DEFAULT_CANDIDATES
 from qviz.digits import percent
@@ -56,7 +57,7 @@ def guided(work: Work) -> str:
         if work.first_error is not None:
             raise work.first_error
         return "the time budget was used up before anything was measured"
-    for stage in (fixes, partial, reconstruction, partial, training, partial):
+    for stage in (fixes, partial, reconstruction, partial, training, partial, fallback):
         if not enough(work):
             stage(work)
     return ended(work)
@@ -97,7 +98,7 @@ def reconstruction(work: Work) -> None:
 def training(work: Work) -> None:
     """Quantization-aware training from the base, within the time that is left."""
     if work.session.training_data is not None:
-        tune(work, "training", "qat")
+        tune(work, "training", TRAINING)
 
 
 def ended(work: Work) -> str:

@@ -45,6 +45,19 @@ def partial(work: Work) -> None:
         _attempt(work, search, base, "bisect")
 
 
+def fallback(work: Work) -> None:
+    """How much in float it takes with the model's own weights, if nothing else meets the target.
+
+    Weights tuned for an op that is rounded need not suit the op in float; with the model's own,
+    more in float always ends at the float model.
+    """
+    plain = [s for s in work.steps if s.stage == "calibrators" and s.outcome == "kept"]
+    base = plain[-1] if plain else None
+    if base is None or base.recipe is None or work.met or base is work.base:
+        return
+    _attempt(work, _Search(base.recipe), base, "bisect")
+
+
 def _attempt(work: Work, search: _Search, base: AutoStep, method: Method) -> AutoStep:
     session, max_drop = work.session, work.options.max_drop
 
@@ -69,13 +82,15 @@ def _attempt(work: Work, search: _Search, base: AutoStep, method: Method) -> Aut
         share, drop = work.float_share(tried.recipe), tried.after.drop
         new = rank(drop, share, len(tried.recipe.skipped), max_drop)
         best = work.best
+        if tried.recipe == search.recipe:
+            return False, "none of the sets of ops tried is better in float than none at all"
         if best is not None and not new < rank_of(best, max_drop):
             return False, f"it is no better than {best.title}"
         if drop > max_drop:
             return True, f"the smallest drop so far, above the target of {percent(max_drop)}"
         text = f"within the target of {percent(max_drop)} with {percent(share)} of MACs in float"
         if share > work.own_share + SMALL_SHARE:
-            text += f"; that is more than {percent(SMALL_SHARE)}, so what follows may do better"
+            text += f", more than {percent(SMALL_SHARE)}"
         return True, text
 
     title = f"partial quantization ({method})"

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from qviz.auto import Action, AutoStep, Stage
 from qviz.auto_judge import Verdict, helped
 from qviz.auto_work import NothingToDo, Tried, Work
 from qviz.progress import OnProgress
+from qviz.recipe import Recipe
 from qviz.tune.methods import METHODS
+from qviz.tune.qat_options import QATOptions
+from qviz.tune.result import Tuning
+from qviz.tune.step import options_of
 from qviz.tuning import gained
 
+#: The method that trains.
+TRAINING = "qat"
 Options = tuple[tuple[str, str], ...]
 
 
@@ -42,12 +50,12 @@ def tune(
     def do(tell: OnProgress) -> Tried:
         if not method.module.sites(session.subject(old, progress=tell)):
             raise NothingToDo("there is nothing in this model that it could change")
-        made = session.tune(name, old, progress=tell, **given)
+        made = _made(work, name, old, given, tell)
         if made.after is None or made.recipe == old:
             raise NothingToDo("it found nothing to change")
         before = session.evaluate(compared, progress=tell)
         way = (*start.way, Action("tune", name, tuple(given.items())))
-        return Tried(made.recipe, made.after, before, way, note=f"{len(made.changes)} changes")
+        return Tried(made.recipe, made.after, before, way, note=_changes(len(made.changes)))
 
     def judge(tried: Tried) -> Verdict:
         assert tried.before is not None
@@ -58,3 +66,15 @@ def tune(
     title = f"{method.title} ({values})" if values else method.title
     trains = session.training_data.digest if stage == "training" and session.training_data else ""
     work.attempt(stage, name, title, do, judge, key=(old, compared, tuple(given.items()), trains))
+
+
+def _made(work: Work, name: str, recipe: Recipe, given: dict[str, str], tell: OnProgress) -> Tuning:
+    if name != TRAINING:
+        return work.session.tune(name, recipe, progress=tell, **given)
+    # the verb of its own keeps the state of a training that is interrupted
+    chosen: dict[str, Any] = options_of(METHODS[name].module.OPTIONS, given)
+    return work.session.qat(recipe, QATOptions(seed=work.session.seed, **chosen), progress=tell)
+
+
+def _changes(count: int) -> str:
+    return "1 change" if count == 1 else f"{count} changes"
