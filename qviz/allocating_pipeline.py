@@ -147,7 +147,7 @@ def _note(session: Session, piped: Piped) -> None:
             "allocation": allocation_to(piped.pipeline.allocation),
             "start": piped.start.to_json(),
             "recipe": piped.last.recipe.to_json(),
-            "stages": [_stage(result) for result in piped.stages],
+            "stages": [stage_row(result) for result in piped.stages],
             "seconds": piped.pipeline.seconds,
             "seed": session.seed,
             "samples": {
@@ -160,7 +160,8 @@ def _note(session: Session, piped: Piped) -> None:
     )
 
 
-def _stage(result: StageResult) -> dict[str, Any]:
+def stage_row(result: StageResult) -> dict[str, Any]:
+    """A stage as plain values."""
     stage, evaluation = result.stage, result.evaluation
     return {
         "name": stage.name,
