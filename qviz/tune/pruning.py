@@ -70,7 +70,7 @@ def apply(subject: Subject, *, share: float = 0.3) -> Step:
         masks[f"mask {stored.op}"] = hashlib.blake2b(bits, digest_size=8).hexdigest()
         return _pruned(stored, mask)
 
-    step = replaced(subject, TITLE, sites(subject), one)
+    step = replaced(subject, TITLE, sites(subject), one, always=True)
     return replace(step, record={**step.record, **masks})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,17 +109,20 @@ def replaced(
     title: str,
     names: Sequence[str],
     replace: Callable[[Stored], Replaced],
+    *,
+    always: bool = False,
 ) -> Step:
-    """The step that replaces weights one by one.
+    """The step that replaces weights one by one, wherever that makes them smaller to store.
 
     Args:
         subject: what the method was given.
         title: of the method, for a person.
         names: the ops to change; the method's sites.
         replace: what becomes of a weight.
+        always: wherever it does not as well, because a later step may.
 
     Raises:
-        TuneError: there is nothing to change.
+        TuneError: there is nothing to change, or nothing would be saved by it.
     """
     if not names:
         raise TuneError(
@@ -134,17 +137,25 @@ def replaced(
     made: dict[str, Replaced] = {}
     for op in names:
         stored = read(subject, op, *weights[op])
-        made[op] = replace(stored)
-        values[stored.operand.tensor] = made[op].value
-        if made[op].keeps_grid:
-            limits[stored.operand.name] = {stored.bits: stored.limit}
+        one = replace(stored)
+        if always or one.after.smallest < one.before.smallest:
+            made[op] = one
+            values[stored.operand.tensor] = one.value
+            if one.keeps_grid:
+                limits[stored.operand.name] = {stored.bits: stored.limit}
         reporter.step(op)
+    if not made:
+        raise TuneError(
+            title,
+            "no weight would take fewer bytes than it does now",
+            "Ask for fewer bits or steps, or for more zeros",
+        )
     tuned = TunedWeights(values, {}, limits)
     return Step(
         recipe=reranged(subject, tuned, subject.recipe),
         weights=tuned,
         changes=tuple(_change(op, one) for op, one in made.items()),
-        notes=tuple(_left_alone(subject, names)),
+        notes=tuple(_left_alone(subject, made)),
         record=_record(made),
     )
 
@@ -153,10 +164,11 @@ def _change(op: str, one: Replaced) -> Change:
     return Change(op, "stored weight", one.before.smallest, one.after.smallest, "bytes", one.note)
 
 
-def _left_alone(subject: Subject, names: Sequence[str]) -> Iterator[str]:
-    others = set(int8_weights(subject.simulator, subject.recipe)) - set(names)
+def _left_alone(subject: Subject, made: Collection[str]) -> Iterator[str]:
+    others = set(int8_weights(subject.simulator, subject.recipe)) - set(made)
+    able = stored_weights(subject)
     for op in sorted(o for o in others if subject.wants(o)):
-        own = op in stored_weights(subject)
+        own = op in able
         reason = "nothing would be saved" if own else "other ops read its weight too"
         yield f"{op} is left alone: {reason}"
 
