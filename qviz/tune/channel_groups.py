@@ -15,13 +15,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from qviz.calibrators import CALIBRATORS
 from qviz.data import Data
 from qviz.graph import Graph
+from qviz.recipe import Recipe
 from qviz.rewrite import get_attr
 from qviz.simulate import Simulator
 from qviz.tune.channel_flow import follow
 from qviz.tune.channel_labels import FIXED, Constant, Labels, Producer, Reader
 from qviz.weights import TunedWeights
+
+#: Calibrators whose ranges can be made anew.
+_FOLLOWING = CALIBRATORS.keys() - {"fixed"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +54,22 @@ class Group:
         """Names of its ops, producers first."""
         made = [p.op for p, _ in self.producers]
         return tuple(dict.fromkeys(made + [r.op for r, _ in self.readers]))
+
+    @cached_property
+    def stored(self) -> tuple[tuple[str, str], ...]:
+        """Its ops with their weight parameters; an op may make and read its channels."""
+        items = [p for p, _ in self.producers] + [r for r, _ in self.readers]
+        return tuple(dict.fromkeys((item.op, item.weight) for item in items))
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Weight parameters of its ops."""
+        return tuple(parameter for _, parameter in self.stored)
+
+    @property
+    def several(self) -> bool:
+        """Whether an add or a concatenation makes several producers share channels."""
+        return len(self.producers) > 1
 
     @property
     def name(self) -> str:
@@ -142,10 +163,14 @@ class Scaled:
             _raise_to(found, where, reader.layout.columns(self.value(reader.weight)))
         return found
 
+    def both(self, group: Group) -> tuple[Tensor, Tensor]:
+        """``made`` and ``read``."""
+        return self.made(group), self.read(group)
+
     def scale(self, group: Group, s: Tensor) -> None:
         """Divide the channels of a group by ``s`` ``[channels]`` and let their readers undo it."""
         for producer, where in group.producers:
-            rows, weight = _factors(s, where), self.value(producer.weight)
+            rows, weight = spread_factors(s, where), self.value(producer.weight)
             layout = producer.layout
             self._values[producer.weight] = (
                 weight / rows if layout is None else layout.divided(weight, rows)
@@ -154,9 +179,9 @@ class Scaled:
                 self._values[producer.bias] = self.value(producer.bias) / rows
         for constant, where in group.constants:
             value = self.value(constant.parameter)
-            self._values[constant.parameter] = value / _factors(s, where)
+            self._values[constant.parameter] = value / spread_factors(s, where)
         for reader, where in group.readers:
-            columns, weight = _factors(s, where), self.value(reader.weight)
+            columns, weight = spread_factors(s, where), self.value(reader.weight)
             self._values[reader.weight] = reader.layout.multiplied(weight, columns)
 
     def tuned(self) -> TunedWeights:
@@ -174,11 +199,12 @@ def _raise_to(found: Tensor, where: Tensor, values: Tensor) -> None:
     found.scatter_reduce_(0, where[mine], values[mine].to(found.dtype), "amax")
 
 
-def _factors(s: Tensor, where: Tensor) -> Tensor:
+def spread_factors(s: Tensor, where: Tensor) -> Tensor:
+    """The factor of every row, column or entry; 1 where ``where`` is -1."""
     return torch.where(where >= 0, s[where.clamp(min=0)], 1.0)
 
 
-def reasons(found: Labels, graph: Graph) -> tuple[str, ...]:
+def reasons(found: Labels) -> tuple[str, ...]:
     """Why the other producers keep their scale: one sentence per reason, most frequent first."""
     why: dict[str, Counter[str]] = {}
     for producer in found.producers:
@@ -195,3 +221,12 @@ def _some(ops: Counter[str]) -> str:
     names = list(ops)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
+
+
+def pinned(recipe: Recipe, group: Group) -> str | None:
+    """A tensor of a group whose range no calibrator gives, so that it cannot follow a factor."""
+    for tensor in group.tensors:
+        known = recipe.range_of.get(tensor)
+        if known is not None and known.calibrator.partition(":")[0] not in _FOLLOWING:
+            return tensor
+    return None

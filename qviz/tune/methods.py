@@ -65,6 +65,20 @@ _ROWS: tuple[Method, ...] = (
         "seconds",
     ),
     Method(
+        "equalization",
+        "Cross-layer equalization",
+        "Evens out the weights of neighbouring ops; helps where a tensor has one weight scale.",
+        "Nagel et al. 2019, Data-Free Quantization, section 4.1",
+        "seconds",
+    ),
+    Method(
+        "smoothing",
+        "Smoothing (SmoothQuant, DMQ balancer)",
+        "Moves outliers of activation channels behind a norm into the weights that read them.",
+        "Xiao et al. 2023, SmoothQuant; AMCT, DMQ balancer",
+        "seconds",
+    ),
+    Method(
         "ifmr",
         "IFMR ranges",
         "Activation ranges by AMCT's default search, at each tensor's own bit width.",
@@ -105,14 +119,6 @@ _ROWS: tuple[Method, ...] = (
         "Trains only the biases towards the float model's outputs; no labels.",
         "Hubara et al. 2021, CalibTIP",
         "minutes",
-    ),
-    Method(
-        "qat",
-        "Quantization-aware training (QAT)",
-        "Trains the weights with the rounding in the forward pass: for where nothing else suffices.",
-        "Wu et al. 2020, sections 3.4 and 6",
-        "hours",
-        ("training",),
     ),
     Method(
         "qat",
