@@ -20,6 +20,7 @@ from qviz.recipe import Recipe
 from qviz.search.skip import Method, SearchResult, SkipPoint
 from qviz.sensitivity import Granularity, Mode, Operands, Sensitivity
 from qviz.session import Session
+from qviz.tune.qat_options import Epoch, QATOptions
 from qviz.tune.result import Tuning
 
 
@@ -98,6 +99,23 @@ def tune(
     return lambda job: session.tune(
         method, recipe, ops=ops, name=name, progress=job.tell, **options
     )
+
+
+def qat(
+    session: Session, recipe: Recipe, options: QATOptions | None = None
+) -> Callable[[Job], Tuning]:
+    """Train under a recipe; publishes a tuple of ``Epoch`` as they come."""
+
+    def work(job: Job) -> Tuning:
+        epochs: list[Epoch] = []
+
+        def note(epoch: Epoch) -> None:
+            epochs.append(epoch)
+            job.publish(tuple(epochs))
+
+        return session.qat(recipe, options, on_epoch=note, progress=job.tell)
+
+    return work
 
 
 def auto(

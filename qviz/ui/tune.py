@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import streamlit as st
 
-from qviz.ui import jobs_view, tune_guided, tune_methods, tune_now, tune_tried
+from qviz.ui import (
+    jobs_view,
+    tune_bits,
+    tune_guided,
+    tune_methods,
+    tune_now,
+    tune_training,
+    tune_tried,
+)
 from qviz.ui import tune_words as words
 from qviz.ui.tune_state import running
 from qviz.ui.workspace import Workspace
 
 TABS = {
     "Methods": tune_methods.methods,
+    "Bit widths": tune_bits.bits,
+    "Training": tune_training.training,
     "Guided": tune_guided.guided,
     "Tried": tune_tried.history,
 }

@@ -19,6 +19,8 @@ from qviz.ui.tune_state import Sites, running, sites_job, state_of
 from qviz.ui.workspace import Workspace
 
 KIND = "tune"
+#: Methods that have a tab of their own, and which.
+ELSEWHERE = {"qat": "See the tab Training."}
 #: In place of an option's name: the sites that a method is restricted to.
 ONLY = "only"
 #: How long the page waits for the methods to say where they apply before it is drawn, in seconds.
@@ -46,6 +48,9 @@ def methods(workspace: Workspace) -> None:
             st.subheader(title, anchor=False)
             st.caption(about)
         for method in group:
+            if method.name in ELSEWHERE:
+                st.caption(f"**{method.title}**: {plain(method.what)} {ELSEWHERE[method.name]}")
+                continue
             _card(workspace, method, None if found is None else found.get(method.name))
 
 
@@ -103,7 +108,7 @@ def _where(found: Sites | None) -> str:
 
 def _options(method: Method, names: Sequence[str]) -> None:
     for option in method.module.OPTIONS:
-        _option(option, key=_key(method, option.name))
+        option_field(method, option)
     if 1 < len(names) <= MOST:
         st.multiselect(
             "Only these sites",
@@ -116,8 +121,9 @@ def _options(method: Method, names: Sequence[str]) -> None:
         )
 
 
-def _option(option: Option, *, key: str) -> None:
-    """The widget of an option; its value is in the session state under ``key``."""
+def option_field(method: Method, option: Option) -> None:
+    """The field of an option; ``chosen`` reads it."""
+    key = _key(method, option.name)
     title, default = option.name.replace("_", " ").capitalize(), option.default
     if isinstance(default, bool):
         st.checkbox(title, default, key=key, help=option.help, persist_state="session")

@@ -12,7 +12,7 @@ from qviz.tune.methods import METHODS
 from qviz.ui.workspace import Workspace
 
 #: Kinds of jobs that this page starts; while one runs, no other is begun here.
-KINDS = ("tune", "remedies", "allocate", "qat", "auto")
+KINDS = ("tune", "remedies", "allocate", "pipeline", "qat", "auto")
 #: Recipes of which it is remembered where methods apply.
 KEPT = 32
 

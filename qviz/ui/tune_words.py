@@ -8,6 +8,7 @@ import streamlit as st
 
 from qviz.digits import count, duration, number, percent
 from qviz.metrics import Metric
+from qviz.search.pipelines import PipelineName
 from qviz.tables_tune import Tried
 from qviz.tune.methods import Cost
 from qviz.ui.export_words import plain
@@ -33,6 +34,30 @@ GUIDED = (
     "It begins with the calibrators, not with the draft, and keeps the best so far; the draft "
     "changes only when that is used."
 )
+BITS = (
+    "Below 8 bits: fewer bits for weights, or for weights and activations. What int8 hardware "
+    "computes stays int8; a checkpoint packs weights of at most 4 bits in half a byte."
+)
+OTHER_START = (
+    "The draft has changed since: these allocations began with the draft as it was, and using one "
+    "puts its recipe in the place of the present one."
+)
+SPEARMAN = (
+    "The prediction adds up what each layer alone adds to the loss, on calibration samples. How "
+    "well its order holds along the frontier is the rank correlation (Spearman) with what was "
+    "measured on evaluation samples."
+)
+PIPELINES: Mapping[PipelineName, tuple[str, str]] = {
+    "light": (
+        "Light pipeline",
+        "Allocate at this limit, then statistics tuning where it helps: seconds",
+    ),
+    "advanced": (
+        "Advanced pipeline",
+        "AdaQuant at every width, losses measured anew, allocate at this limit, then statistics "
+        "and bias tuning where they help: minutes",
+    ),
+}
 COSTS: Mapping[Cost, tuple[str, str]] = {
     "seconds": ("Seconds", "Statistics of the calibration data; no labels."),
     "minutes": ("Minutes", "Fits on the calibration data; no labels."),
@@ -53,6 +78,20 @@ CHANGE_COLUMNS: Columns = {
     "after": _number("After", format="%.4g"),
     "unit": st.column_config.TextColumn("Unit", help="Of the numbers before and after"),
     "note": "Note",
+}
+
+
+FRONTIER_COLUMNS: Columns = {
+    "found_by": st.column_config.TextColumn("Found by", pinned=True),
+    "size_percent": _number("Size %", format="%.2f", help="Of the float32 weights"),
+    "megabytes": _number("All (MB)", format="%.3f", help="With what gets no width, in float32"),
+    "bops_percent": _number("Bit operations %", format="%.2f", help="Of those at 8 bits"),
+    "predicted_loss": _number("Loss predicted", format="%.3g"),
+    "divergence": _number("measured", format="%.3g"),
+    "drop_percent": _number("Drop %", format="%.3f"),
+    "low_percent": _number("95 % from", format="%.3f"),
+    "high_percent": _number("to", format="%.3f"),
+    "widths": st.column_config.TextColumn("Layers at each width", width="medium"),
 }
 
 
