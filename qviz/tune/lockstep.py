@@ -37,12 +37,25 @@ class Lockstep:
     def through(self, op: str) -> list[Tensor]:
         """The op's output for every batch; everything before it runs first."""
         last = self._program.step_of_op[op]
+        self._run(last)
+        slot = self._program.steps[last].slot
+        return [values[slot] for values in self._values]
+
+    def arguments(self, op: str) -> list[tuple[list[Any], dict[str, Any]]]:
+        """What the op is called with for every batch, without edits; it does not run yet."""
+        index = self._program.step_of_op[op]
+        self._run(index - 1)
+        return [fill(self._program.steps[index], values) for values in self._values]
+
+    def target(self, op: str) -> Callable[..., Tensor]:
+        """What is called for the op."""
+        return self._program.steps[self._program.step_of_op[op]].target
+
+    def _run(self, last: int) -> None:
         with torch.no_grad():
             while self._next <= last:
                 self._step(self._next)
                 self._next += 1
-        slot = self._program.steps[last].slot
-        return [values[slot] for values in self._values]
 
     def change(self, op: str, function: Callable[[Tensor], Tensor]) -> None:
         """Replace the output of the op reached last, for all ops behind it."""
@@ -72,17 +85,8 @@ class Pair:
 
     def __init__(self, subject: Subject, wanted: int) -> None:
         program, original = subject.simulator.program, subject.original.program
-        asked = min(wanted, subject.calibration.count)
-        room = BUDGET // max(1, 2 * peak_bytes(program))
-        self.samples = max(1, min(asked, room))
-        self.note = ""
-        if self.samples < asked:
-            self.note = (
-                f"{self.samples} of {asked} samples: the values of more would not fit in "
-                f"{BUDGET >> 20} MiB"
-            )
-        size = min(subject.batch_size, self.samples)
-        batches = list(drawn(subject.calibration, self.samples, seed=subject.seed, size=size))
+        batches, self.note = batches_that_fit(subject, wanted, models=2)
+        self.samples = sum(b.size for b in batches)
         self._rescaled = subject.graph.rescaled
         self._float = Lockstep(original, {}, batches)
         self._own = Lockstep(program, subject.simulator.edits(subject.recipe), batches)
@@ -112,6 +116,17 @@ class Pair:
 
     def _axis(self, op: str) -> int:
         return output_axis(self._own._program.graph, op)
+
+
+def batches_that_fit(subject: Subject, wanted: int, models: int = 1) -> tuple[list[Batch], str]:
+    """Calibration samples for as many models side by side, and why they are fewer than wanted."""
+    asked = min(wanted, subject.calibration.count)
+    room = BUDGET // max(1, models * peak_bytes(subject.simulator.program))
+    count, note = max(1, min(asked, room)), ""
+    if count < asked:
+        note = f"{count} of {asked} samples: the values of more would not fit in {BUDGET >> 20} MiB"
+    size = min(subject.batch_size, count)
+    return list(drawn(subject.calibration, count, seed=subject.seed, size=size)), note
 
 
 class Moments:

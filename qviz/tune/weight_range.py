@@ -2,14 +2,19 @@
 
 A weight's range is its largest magnitude unless something better is known. With many codes that is
 best or nearly so (Wu et al. 2020, section 3.3); with few, a smaller range that clips the largest
-weights leaves less error. The search minimizes ||W - Q(W)||^2 per channel over the range, as the
-starting grids of AdaRound (Nagel et al. 2020) and LAPQ (Nahshan et al. 2021) do. With
-``weighing=inputs`` it minimizes the error of the output under independent inputs, sum_i E[x_i^2] (W - Q(W))_i^2: an input
-channel that is mostly zero may be rounded badly.
+weights leaves less error. What error, is the question:
+
+* ``weights``: ||W - Q(W)||^2, as in the starting grids of AdaRound (Nagel et al. 2020) and LAPQ
+  (Nahshan et al. 2021). It takes every weight for independent, but clipping shrinks the largest
+  weights of a channel all alike, and behind a ReLU that adds up in the output;
+* ``outputs``: ||(W - Q(W)) x||^2 over calibration samples, the same with what the op really reads.
+  This is the local loss of AdaRound (eq. 13) and AdaQuant, over the range alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,30 +26,32 @@ from qviz.graph import Operand
 from qviz.progress import Reporter
 from qviz.recipe import resolve
 from qviz.rewrite import get_attr
-from qviz.tune.lockstep import output_axis
-from qviz.tune.samples import drawn
+from qviz.tune.lockstep import Lockstep, batches_that_fit, output_axis
 from qviz.tune.step import Change, Option, Step, Subject
 from qviz.weights import TunedWeights
 
 OPTIONS = (
     Option(
-        "weighing",
-        "equal",
-        "every weight counts the same, or by the mean square of the input it multiplies",
-        choices=("equal", "inputs"),
+        "error",
+        "outputs",
+        "of the op's outputs over calibration samples, or of the weights themselves",
+        choices=("outputs", "weights"),
     ),
-    Option("samples", 128, "calibration samples for the mean squares of the inputs", 1),
+    Option("samples", 64, "calibration samples for the error of the outputs", 1),
 )
 
-_COARSE = torch.linspace(0.2, 1.0, 33, dtype=torch.float64)
-_FINE = torch.linspace(-1.0, 1.0, 11, dtype=torch.float64) * 0.8 / 32
+Errors = Callable[[QuantParams], Tensor]
+
+#: Parts of the largest magnitude that are tried first, and how far around the best ones after.
+_COARSE = tuple(0.05 * i for i in range(4, 21))
+_FINE = tuple(0.01 * i for i in (-4, -3, -2, -1, 1, 2, 3, 4))
 #: A range is only changed if that takes at least this part off the error.
 _WORTH = 1e-3
-UNIT = "error / weight power"
+UNIT = "error / power of the {}"
 
 
 def sites(subject: Subject) -> tuple[str, ...]:
-    """Ops with an int8 weight, those that lose most under their range of now first."""
+    """Ops with an int8 weight, those that lose most of it under their range of now first."""
     losses = {o.op: _loss(subject, o) for o in _weights(subject)}
     return tuple(sorted(losses, key=lambda op: -losses[op]))
 
@@ -60,7 +67,7 @@ def _weights(subject: Subject) -> tuple[Operand, ...]:
 
 def _loss(subject: Subject, operand: Operand) -> float:
     value = get_attr(subject.graph.module, operand.tensor)
-    error = channel_errors(value, _params(subject, operand), None)
+    error = weight_error(value, _params(subject, operand))
     return float(error.sum() / value.double().square().sum().clamp(min=1e-30))
 
 
@@ -69,13 +76,13 @@ def _params(subject: Subject, operand: Operand) -> QuantParams:
     return subject.simulator.weight(operand, bits, subject.recipe.per_channel)[0]
 
 
-def apply(subject: Subject, *, weighing: str = "equal", samples: int = 128) -> Step:
+def apply(subject: Subject, *, error: str = "outputs", samples: int = 64) -> Step:
     """Search the range of every int8 weight at its bit width.
 
     Args:
         subject: what to tune; weights and activation ranges stay as they are.
-        weighing: ``equal`` or ``inputs``.
-        samples: calibration samples at most, for ``inputs``.
+        error: ``outputs`` or ``weights``.
+        samples: calibration samples at most, for ``outputs``.
 
     Raises:
         TuneError: no weight is int8.
@@ -83,123 +90,112 @@ def apply(subject: Subject, *, weighing: str = "equal", samples: int = 128) -> S
     found = _weights(subject)
     if not found:
         raise TuneError("weight range search", "no weight is int8", "Make a conv or linear int8")
-    powers = _input_powers(subject, found, samples) if weighing == "inputs" else {}
+    program, note, used = subject.simulator.program, "", 0
+    if error == "outputs":
+        batches, note = batches_that_fit(subject, samples)
+        used = sum(b.size for b in batches)
+        running = Lockstep(program, {}, batches)
     decisions = resolve(subject.recipe, subject.graph)
     limits: dict[str, dict[int, Tensor]] = {}
     changes, kept = [], 0
     report = Reporter("weight ranges", len(found), subject.progress)
     for operand in found:
-        value = get_attr(subject.graph.module, operand.tensor)
-        now = _params(subject, operand)
-        weight = None
-        if operand.name in powers:
-            weight = by_input(powers[operand.name], value, operand.axis or 0)
-        amax, before, after = search(value, now, weight)
-        power = value.double().square()
-        scale = float((power if weight is None else power * weight).sum().clamp(min=1e-30))
+        value = program.parameter(operand.tensor)
+        now, power = _params(subject, operand), float(value.double().square().sum())
+        errors: Errors = partial(weight_error, value)
+        if error == "outputs":
+            outputs = _Outputs(running, operand, value, output_axis(subject.graph, operand.op))
+            errors, power = outputs.error, outputs.power
+        bits = decisions[operand.name].bits
+        amax, before, after = search(errors, now, bits, weight_params(value, bits, now.axis))
         if after < (1 - _WORTH) * before:
-            limits[operand.name] = {decisions[operand.name].bits: amax.float()}
-            changes.append(Change(operand.name, "limit", before / scale, after / scale, UNIT))
+            limits[operand.name] = {bits: amax.float()}
+            ends, unit = (before / power, after / power), UNIT.format(error)
+            changes.append(Change(operand.name, "limit", *ends, unit))
         else:
             kept += 1
         report.step(operand.op)
-    notes = (f"{kept} of {len(found)} weights already have the range of least error",)
+    notes = [note] if note else []
+    if kept:
+        notes.append(f"{kept} of {len(found)} weights already have the range of least error")
     weights = TunedWeights(limits=limits) if limits else None
-    return Step(subject.recipe, weights, tuple(changes), notes if kept else ())
+    return Step(subject.recipe, weights, tuple(changes), tuple(notes), {"samples": used})
 
 
 def search(
-    value: Tensor, now: QuantParams, importance: Tensor | None
+    errors: Errors, now: QuantParams, bits: int, widest: QuantParams
 ) -> tuple[Tensor, float, float]:
-    """The range of least squared error, per channel where ``now`` is per channel.
+    """The range of least error, for every channel by itself where ``now`` is per channel.
 
-    33 ranges from a fifth of the largest magnitude to all of it, then 11 finer ones around the
-    best; the range of now is one of them, so the error never grows.
+    Parts of the widest range from a fifth to all of it, then finer steps around the best; the range
+    of now is one of them, so no channel's error grows.
 
     Args:
-        value: the weight.
-        now: its grid as it is.
-        importance: what each weight's error counts, broadcastable; None is 1.
+        errors: squared error under a grid, ``[C]`` or 0-d.
+        now: the grid as it is.
+        bits: its width.
+        widest: the grid up to the largest magnitude.
 
     Returns:
         Amax float64 ``[C]`` or 0-d, and the summed error before and after.
     """
-    grid = Grid(_bits(now), narrow=True)
-    top = weight_params(value, grid.bits, now.axis)
-    most = top.scale.double() * top.quant_max
+    grid = Grid(bits, narrow=True)
+    most = widest.scale.double() * widest.quant_max
     best = now.scale.double() * now.quant_max
-    least = before = channel_errors(value, now, importance)
-
-    def attempt(amax: Tensor) -> None:
-        nonlocal best, least
-        error = channel_errors(value, symmetric_params(amax, grid, now.axis), importance)
-        better = error < least
-        best, least = torch.where(better, amax, best), torch.where(better, error, least)
-
-    for factor in _COARSE:
-        attempt(most * factor)
-    centre = best
-    for shift in _FINE:
-        attempt((centre + most * shift).clamp(min=0.0))
+    least = before = errors(now)
+    for factors in (_COARSE, _FINE):
+        centre = torch.zeros_like(best) if factors is _COARSE else best
+        for factor in factors:
+            amax = (centre + most * factor).clamp(min=0.0)
+            error = errors(symmetric_params(amax, grid, now.axis))
+            better = error < least
+            best, least = torch.where(better, amax, best), torch.where(better, error, least)
     return best, float(before.sum()), float(least.sum())
 
 
-def channel_errors(value: Tensor, params: QuantParams, importance: Tensor | None) -> Tensor:
-    """Summed squared rounding error, float64: ``[C]`` if the grid is per channel, else 0-d."""
-    error = (fake_quantize(value, params) - value).double().square()
-    if importance is not None:
-        error = error * importance
-    if params.axis is None:
-        return error.sum()
-    return error.movedim(params.axis, 0).reshape(error.shape[params.axis], -1).sum(1)
+def weight_error(value: Tensor, params: QuantParams) -> Tensor:
+    """Summed squared rounding error of a weight, float64: ``[C]`` per channel, else 0-d."""
+    return _by_channel([fake_quantize(value, params) - value], params.axis, params.axis)
 
 
-def _bits(params: QuantParams) -> int:
-    return (2 * params.quant_max + 1).bit_length()
+class _Outputs:
+    """The error that rounding one weight makes in its op's outputs.
 
-
-def _input_powers(
-    subject: Subject, operands: tuple[Operand, ...], samples: int
-) -> dict[str, Tensor]:
-    """Mean square of each input channel of the ops in the float graph, ``[I]``, by operand."""
-    program = subject.simulator.program
-    readers: dict[int, list[Operand]] = {}
-    for operand in operands:
-        step = program.steps[program.step_of_op[operand.op]]
-        # of what such an op reads, all but its input is stored
-        slot = next(s for s in step.reads if s in program.tensor_of_slot)
-        readers.setdefault(slot, []).append(operand)
-    sums: dict[str, Tensor] = {}
-    sizes: dict[str, int] = {}
-
-    def watch(slot: int, value: Any) -> None:  # noqa: ANN401 - a step may give a tuple
-        for operand in readers.get(slot, ()):
-            axis = output_axis(subject.graph, operand.op)
-            rows = value.movedim(axis, 0).reshape(value.shape[axis], -1)
-            sums[operand.name] = sums.get(operand.name, 0) + rows.double().square().sum(1)
-            sizes[operand.name] = sizes.get(operand.name, 0) + rows.shape[1]
-
-    data, size = subject.calibration, subject.batch_size
-    for batch in drawn(data, samples, seed=subject.seed, size=size):
-        program.run(program.inputs(batch), watch=watch)
-    return {name: total / sizes[name] for name, total in sums.items()}
-
-
-def by_input(power: Tensor, value: Tensor, axis: int) -> Tensor:
-    """A number per input channel, ``[I]``, in the place of the weights that multiply it.
-
-    Args:
-        power: ``[I]``.
-        value: a weight; ``[O, I / groups, ...]`` if ``axis`` is 0, ``[I, O, ...]`` if it is 1.
-        axis: its output-channel axis.
-
-    Returns:
-        Broadcastable to ``value``.
+    Attributes:
+        power: summed squared outputs, without the bias.
     """
-    kernel = [1] * (value.dim() - 2)
-    if axis == 1:
-        return power.reshape(-1, 1, *kernel)
-    outputs, inputs = value.shape[:2]
-    groups = power.numel() // inputs
-    rows = power.reshape(groups, 1, inputs).expand(groups, outputs // groups, inputs)
-    return rows.reshape(outputs, inputs, *kernel)
+
+    def __init__(self, running: Lockstep, operand: Operand, value: Tensor, axis: int) -> None:
+        self._calls = running.arguments(operand.op)
+        self._target = running.target(operand.op)
+        self._position, self._value, self._axis = operand.position, value, axis
+        # a product with nothing is the bias, which has no part in the error
+        self._bias = self._made(torch.zeros_like(value))
+        outputs = (y - b for y, b in zip(self._made(value), self._bias, strict=True))
+        self.power = max(float(_by_channel(list(outputs), axis, None)), 1e-30)
+
+    def error(self, params: QuantParams) -> Tensor:
+        """Summed squared error over the samples, float64: ``[C]`` per channel, else 0-d."""
+        made = self._made(fake_quantize(self._value, params) - self._value)
+        lost = [y - b for y, b in zip(made, self._bias, strict=True)]
+        return _by_channel(lost, self._axis, params.axis)
+
+    def _made(self, weight: Tensor) -> list[Tensor]:
+        outputs = []
+        with torch.no_grad():
+            for args, kwargs in self._calls:
+                changed: list[Any] = list(args)
+                changed[self._position] = weight
+                outputs.append(self._target(*changed, **kwargs))
+        return outputs
+
+
+def _by_channel(parts: Sequence[Tensor], axis: int | None, kept: int | None) -> Tensor:
+    """Summed squares over all parts: of every channel along ``axis`` if one is kept, else all."""
+    if kept is None or axis is None:
+        return torch.stack([p.square().sum(dtype=torch.float64) for p in parts]).sum()
+    sums = []
+    for part in parts:
+        others = [d for d in range(part.dim()) if d != axis % part.dim()]
+        sums.append(part.square().sum(others, dtype=torch.float64))
+    return torch.stack(sums).sum(0)
