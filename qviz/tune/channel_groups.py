@@ -140,6 +140,7 @@ class Scaled:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._values: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
 
     def value(self, parameter: str) -> Tensor:
         """A parameter as it is now."""
@@ -177,6 +178,7 @@ class Scaled:
             )
             if producer.bias is not None:
                 self._values[producer.bias] = self.value(producer.bias) / rows
+            self._outputs[producer.op] = self._outputs.get(producer.op, 1.0) / rows
         for constant, where in group.constants:
             value = self.value(constant.parameter)
             self._values[constant.parameter] = value / spread_factors(s, where)
@@ -191,7 +193,24 @@ class Scaled:
             own = get_attr(self._graph.module, name)
             if not torch.equal(new := value.to(own.dtype), own):
                 changed[name] = new
-        return TunedWeights(changed)
+        outputs = {op: factor.float() for op, factor in self._outputs.items()}
+        outputs = {op: factor for op, factor in outputs.items() if bool((factor != 1).any())}
+        return TunedWeights(changed, limits=self._limits(changed), rescaled=outputs)
+
+    def _limits(self, changed: Mapping[str, Tensor]) -> dict[str, dict[int, Tensor]]:
+        """Weights that have limits take their largest magnitudes: a limit fits one weight only."""
+        found: dict[str, dict[int, Tensor]] = {}
+        for name, limits in self._graph.limits.items():
+            operand = self._graph.operands[name]
+            value = changed.get(operand.tensor)
+            if value is None:
+                continue
+            others = [d for d in range(value.dim()) if d != operand.axis]
+            found[name] = {
+                bits: value.abs().amax(others) if amax.dim() else value.abs().amax()
+                for bits, amax in limits.items()
+            }
+        return found
 
 
 def _raise_to(found: Tensor, where: Tensor, values: Tensor) -> None:
