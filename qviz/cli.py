@@ -6,6 +6,7 @@
     qviz tune MODEL --method NAME ... -o DIR            win accuracy back with one method
     qviz auto MODEL ... -o DIR                          or with all, cheapest first
     qviz allocate MODEL --size 0.15 ... -o DIR          bits per op below 8
+    qviz qat MODEL --train D ... -o DIR                 train with the rounding
     qviz export RUN -o DIR; qviz verify DIR             the int8 checkpoint
     qviz sizes DIR                                      what its weights take, in every form
     qviz import RUN FILE                                another tool's ranges and skips
@@ -106,6 +107,10 @@ def _dispatch(options: argparse.Namespace, command: Sequence[str]) -> int:
         from qviz.cli_auto import auto
 
         return auto(options, command)
+    if options.verb == "qat":
+        from qviz.cli_qat import qat
+
+        return qat(options, command)
     if options.verb == "allocate":
         from qviz.cli_allocate import allocate
 

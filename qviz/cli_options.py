@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from qviz import __version__, cli_options_allocate, cli_options_tune
+from qviz import __version__, cli_options_allocate, cli_options_qat, cli_options_tune
 from qviz.errors import InputError
 
 EXIT_CODES = """exit codes:
@@ -234,6 +234,7 @@ def parser() -> Parser:
     cli_options_tune.add_tune(verb, _session, _recipe)
     cli_options_tune.add_auto(verb, _session, _recipe)
     cli_options_allocate.add_allocate(verb, _session, _recipe)
+    cli_options_qat.add_qat(verb, _session, _recipe)
 
     made = verb("export", "write the int8 checkpoint of a run")
     made.add_argument(
@@ -357,6 +358,7 @@ VERBS = (
     "tune",
     "auto",
     "allocate",
+    "qat",
     "export",
     "verify",
     "sizes",

@@ -88,7 +88,7 @@ def _absolute(spec: str) -> str:
 def _tune(job: Job) -> tuple[str, dict[str, object], int]:
     options, session = job.options, job.session
     recipe = chosen(job)
-    name = options.name or _free(options.method, tuple(session.variants))
+    name = options.name or free_name(options.method, tuple(session.variants))
     ops = [part.strip() for part in options.ops.split(",")] if options.ops else None
     made = session.tune(
         options.method, recipe, ops=ops, progress=job.meter.tell, **dict(options.option)
@@ -103,10 +103,10 @@ def _tune(job: Job) -> tuple[str, dict[str, object], int]:
         "noise": made.noise,
         "changed": made.changes,
     }
-    return _text(job, made, name, path), result, 0
+    return text_of(job, made, name, path), result, 0
 
 
-def _free(name: str, taken: Sequence[str]) -> str:
+def free_name(name: str, taken: Sequence[str]) -> str:
     """``name``, or ``name-2`` ... if it is taken."""
     count, found = 1, name
     while found in taken:
@@ -115,7 +115,8 @@ def _free(name: str, taken: Sequence[str]) -> str:
     return found
 
 
-def _text(job: Job, made: Tuning, name: str, path: Path) -> str:
+def text_of(job: Job, made: Tuning, name: str, path: Path) -> str:
+    """What a method did and how it was measured, for a person."""
     given = ", ".join(f"{k} {v}" for k, v in made.options.items())
     lines = [
         f"{made.title}{f' ({given})' if given else ''}: {duration(made.seconds)}, seed {made.seed}",

@@ -181,7 +181,7 @@ def save(arrays):
 def progress(p):
     if p.done == 8:
         os.kill(os.getpid(), signal.SIGKILL)
-options = replace(FEW, checkpoint_every=3)
+options = replace(FEW, checkpoint_every=0)
 kept = Checkpoints(save, lambda: None)
 train(subject(labelled(), chosen), options, checkpoints=kept, progress=progress)
 """
@@ -196,9 +196,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     with np.load(path, allow_pickle=False) as file:
         kept = Kept()
         kept.arrays = {k: file[k] for k in file.files}
-    options, rest = replace(FEW, checkpoint_every=3), list[Progress]()
+    options, rest = replace(FEW, checkpoint_every=0), list[Progress]()
     result = train(subject(labelled()), options, checkpoints=kept.at(), progress=rest.append)
-    assert rest[0].known == 6  # a checkpoint every 3 steps, killed at step 8
+    assert rest[0].known == 7  # killed in step 8, a checkpoint after every step
     assert same(result, train(subject(labelled()), options))
 
 

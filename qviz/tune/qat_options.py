@@ -55,7 +55,8 @@ class QATOptions:
             epoch so far is kept; None sets no limit.
         device: where to train, ``cpu`` or ``cuda``; on a GPU the same seed need not give the same
             bits, and a resumed run need not equal an uninterrupted one.
-        checkpoint_every: steps between two checkpoints; 0 makes one after each epoch only.
+        checkpoint_every: seconds between two checkpoints; 0 makes one after every step. There is
+            one after each epoch in any case.
     """
 
     schedule_epochs: float = 100.0
@@ -72,7 +73,7 @@ class QATOptions:
     seed: int = 0
     max_seconds: float | None = None
     device: str = "cpu"
-    checkpoint_every: int = 100
+    checkpoint_every: float = 60.0
 
     def __post_init__(self) -> None:
         positive = ("schedule_epochs", "fraction", "initial_lr", "batch_size")

@@ -100,7 +100,7 @@ class Trainer:
         self._checkpoints = checkpoints
         self._identity = _digest(f"{identity} {options.deciding} {self.steps}")
         self._random: dict[str, Any] | None = None
-        self._started = time.monotonic()
+        self._started = self._saved = time.monotonic()
 
     @property
     def best_epoch(self) -> Epoch:
@@ -127,7 +127,7 @@ class Trainer:
             self._end_epoch(on_epoch)
 
     def _epoch(self, report: Reporter) -> None:
-        position, every = self.position, self.options.checkpoint_every
+        position = self.position
         self.model.train()
         if self._over():
             return
@@ -144,7 +144,7 @@ class Trainer:
             if self._over():
                 self._save()  # with more time it goes on from here
                 return
-            if every and position.step % every == 0:
+            if time.monotonic() - self._saved >= self.options.checkpoint_every:
                 self._save()
         if not position.batch:
             raise TuneError(
@@ -246,6 +246,7 @@ class Trainer:
             "random": random_state() if self.foreign and position.batch else None,
         }
         self._checkpoints.save(to_arrays(state))
+        self._saved = time.monotonic()
 
     def _resume(self) -> None:
         arrays = None if self._checkpoints is None else self._checkpoints.load()
