@@ -71,7 +71,7 @@ def _share(value: float | None) -> str:
 
 
 def _said(value: float) -> str:
-    return f"{value:.9g}"
+    return repr(float(value)).removesuffix(".0")  # as many digits as reading it back takes
 
 
 def read_losses(paths: Sequence[Path], layers: Sequence[Layer]) -> LayerLosses:

@@ -12,6 +12,7 @@ of widths, with each layer's own ranges and, after a reconstruction, its own tun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from functools import cached_property
 import torch
 
 from qviz.data import Data
-from qviz.errors import TuneError
+from qviz.errors import NotFiniteError, TuneError
 from qviz.evaluate import Outputs, divergence_metric, outputs
 from qviz.intervals import Scores
 from qviz.metrics import Metric, score
@@ -186,7 +187,10 @@ def measure(
         order=lambda: tuple(variants),
         finished=lambda key, start: start in parts[key],
     ):
-        one = scored(made, reference, own)
+        try:
+            one = scored(made, reference, own)
+        except NotFiniteError as failure:
+            raise _not_finite(made.key, "NaN", data) from failure
         if save is not None:
             save(one)
         parts[made.key][made.start] = one
@@ -205,13 +209,8 @@ def _joined(
     def loss(key: str) -> float:
         found = torch.cat([p.divergence for _, p in sorted(parts[key].items())])
         value = float(found.mean())
-        if not torch.isfinite(torch.tensor(value)):
-            what = "the base" if key == _BASE_KEY else key
-            raise TuneError(
-                f"loss of {what}",
-                f"is {value} on {data.name}",
-                "Look at the ranges of its tensors, or leave the op in float",
-            )
+        if not math.isfinite(value):
+            raise _not_finite(key, str(value), data)
         return value
 
     def measured(key: str) -> float | None:
@@ -233,6 +232,15 @@ def _joined(
         higher_is_better=metric is None or metric.higher_is_better,
         samples=data.count,
         data=data.name,
+    )
+
+
+def _not_finite(key: str, value: str, data: Data) -> TuneError:
+    what = "the base" if key == _BASE_KEY else key
+    return TuneError(
+        f"loss of {what}",
+        f"is {value} on {data.name}",
+        "Look at the ranges of its tensors, or leave the op in float",
     )
 
 
