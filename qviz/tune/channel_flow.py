@@ -24,7 +24,7 @@ from qviz.execute import Program, Step
 from qviz.graph import Graph, Operand
 from qviz.rewrite import aten, get_attr
 from qviz.tune import channel_rules as rules
-from qviz.tune.channel_labels import Constant, Labels, Producer, Reader
+from qviz.tune.channel_labels import Constant, Labels, Producer, Reader, once
 from qviz.tune.scaled_weight import channel_axis, layout_of
 from qviz.weights import bias_of, can_have_bias, shared, weight_of
 
@@ -87,7 +87,7 @@ class Walk:
         rules.limit(self, step)
         name = self.program.tensor_of_slot.get(slot)
         if name in self.observed and slot in self.labels:
-            self.found.tensors[name] = torch.unique(self.labels[slot])
+            self.found.tensors[name] = torch.unique(once(self.labels[slot]))
         for gone in step.frees:
             self.labels.pop(gone, None)
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from qviz.simulate import Simulator
 from qviz.tune.channel_flow import follow
 from qviz.tune.channel_labels import FIXED, Constant, Labels, Producer, Reader
 from qviz.weights import TunedWeights
+
+Item = TypeVar("Item", Producer, Reader, Constant)
 
 #: Calibrators whose ranges can be made anew.
 _FOLLOWING = CALIBRATORS.keys() - {"fixed"}
@@ -93,40 +96,49 @@ def groups(simulator: Simulator, data: Data) -> tuple[tuple[Group, ...], Labels]
 
 def grouped(found: Labels) -> tuple[Group, ...]:
     """The groups of a labelled graph: free channels of producers that share one."""
+    roots = found.roots()
+    read = torch.zeros_like(roots, dtype=torch.bool)
+    for reader in found.readers:
+        read[_of(roots, reader.labels)] = True
+    read[FIXED] = False
     members: list[set[int]] = []
-    read = {found.root(n) for r in found.readers for n in r.labels.tolist()}
     for producer in found.producers:
-        free = {found.root(n) for n in producer.labels.tolist()} & read - {FIXED}
+        own = _of(roots, producer.labels)
+        free = set(own[read[own]].tolist())
         touching = [m for m in members if m & free]
         members = [m for m in members if not m & free]
         if free:
             members.append(free.union(*touching))
-    return tuple(_group(found, sorted(m)) for m in sorted(members, key=min))
+    return tuple(_group(found, roots, sorted(m)) for m in sorted(members, key=min))
 
 
-def _group(found: Labels, roots: Sequence[int]) -> Group:
-    place = {root: i for i, root in enumerate(roots)}
+def _of(roots: Tensor, labels: Tensor) -> Tensor:
+    """Roots of labels; zeros have that of what is fixed, no factor either."""
+    return roots[labels.clamp(min=FIXED)]
 
-    def of(labels: Tensor) -> Tensor:
-        own = [place.get(found.root(n), -1) for n in labels.flatten().tolist()]
-        return torch.tensor(own).reshape(labels.shape)
 
-    def mine(items: Sequence[Producer | Reader | Constant]) -> list[tuple[object, Tensor]]:
-        pairs = [(item, of(item.labels)) for item in items]
-        return [(item, where) for item, where in pairs if bool((where >= 0).any())]
-
-    floor = torch.zeros(len(roots), dtype=torch.float64)
+def _group(found: Labels, roots: Tensor, own: Sequence[int]) -> Group:
+    place = torch.full_like(roots, -1)
+    place[torch.tensor(own)] = torch.arange(len(own))
+    floor = torch.zeros(len(own), dtype=torch.float64)
     for label, least in found.floor.items():
-        if (root := found.root(label)) in place:
-            floor[place[root]] = max(float(floor[place[root]]), least)
-    holding = [name for name, labels in found.tensors.items() if bool((of(labels) >= 0).any())]
+        if (channel := int(place[roots[label]])) >= 0:
+            floor[channel] = max(float(floor[channel]), least)
+
+    def mine(items: Sequence[Item]) -> tuple[tuple[Item, Tensor], ...]:
+        pairs = [(item, place[_of(roots, item.labels)]) for item in items]
+        return tuple((item, where) for item, where in pairs if bool((where >= 0).any()))
+
+    def holds(labels: Tensor) -> bool:
+        return bool((place[_of(roots, labels)] >= 0).any())
+
     return Group(
-        len(roots),
-        tuple(mine(found.producers)),  # type: ignore[arg-type]
-        tuple(mine(found.readers)),  # type: ignore[arg-type]
-        tuple(mine(found.constants)),  # type: ignore[arg-type]
-        tuple(holding),
-        floor,
+        channels=len(own),
+        producers=mine(found.producers),
+        readers=mine(found.readers),
+        constants=mine(found.constants),
+        tensors=tuple(name for name, labels in found.tensors.items() if holds(labels)),
+        floor=floor,
     )
 
 
@@ -195,22 +207,7 @@ class Scaled:
                 changed[name] = new
         outputs = {op: factor.float() for op, factor in self._outputs.items()}
         outputs = {op: factor for op, factor in outputs.items() if bool((factor != 1).any())}
-        return TunedWeights(changed, limits=self._limits(changed), rescaled=outputs)
-
-    def _limits(self, changed: Mapping[str, Tensor]) -> dict[str, dict[int, Tensor]]:
-        """Weights that have limits take their largest magnitudes: a limit fits one weight only."""
-        found: dict[str, dict[int, Tensor]] = {}
-        for name, limits in self._graph.limits.items():
-            operand = self._graph.operands[name]
-            value = changed.get(operand.tensor)
-            if value is None:
-                continue
-            others = [d for d in range(value.dim()) if d != operand.axis]
-            found[name] = {
-                bits: value.abs().amax(others) if amax.dim() else value.abs().amax()
-                for bits, amax in limits.items()
-            }
-        return found
+        return TunedWeights(changed, rescaled=outputs)
 
 
 def _raise_to(found: Tensor, where: Tensor, values: Tensor) -> None:

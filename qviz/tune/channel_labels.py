@@ -17,6 +17,14 @@ from qviz.tune.scaled_weight import Layout
 FIXED, ZERO = 0, -1
 
 
+def once(labels: Tensor) -> Tensor:
+    """The labels without the axes along which nothing but a view repeats them."""
+    for d in range(labels.dim()):
+        if labels.stride(d) == 0 and labels.shape[d]:
+            labels = labels.narrow(d, 0, 1)
+    return labels
+
+
 @dataclass(frozen=True, eq=False)
 class Producer:
     """Makes channels: dividing row i of its weight and bias by s divides channel i by s.
@@ -99,6 +107,10 @@ class Labels:
             label = above  # paths stay as they are: ``why`` walks them too
         return label
 
+    def roots(self) -> Tensor:
+        """The root of every label, int64."""
+        return torch.tensor([self.root(label) for label in range(len(self._above))])
+
     def join(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Give pairs of labels one factor; ``reason`` says why, where one of them is fixed."""
         pairs = torch.unique(torch.stack([a.flatten(), b.flatten()]), dim=1)
@@ -113,7 +125,7 @@ class Labels:
 
     def fix(self, labels: Tensor, reason: str) -> None:
         """Keep the factor 1 for these."""
-        some = torch.unique(labels)
+        some = torch.unique(once(labels))
         self.join(some, torch.full_like(some, FIXED), reason)
 
     def why(self, label: int) -> str:

@@ -34,6 +34,9 @@ def spread(labels: Tensor, value: Tensor, axis: int) -> Tensor:
 
 def single(labels: Tensor, dims: Sequence[int]) -> Tensor | None:
     """The one label along ``dims``, which keep size 1; None if there are several."""
+    for d in dims:
+        if labels.stride(d) == 0 and labels.shape[d]:
+            labels = labels.narrow(d, 0, 1)  # all entries are one
     if not dims or not labels.numel():
         return labels
     top = labels.amax(tuple(dims), keepdim=True)
