@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from itertools import product
@@ -18,6 +19,7 @@ from int8_oracle import assert_agrees, expected_conv, random_codes, random_reals
 from safetensors.torch import load_file
 from torch.utils import _pytree as pytree
 
+from qviz import cli_checkpoint
 from qviz.data import as_data
 from qviz.errors import RangeError, ShapeError
 from qviz.int8 import folder as files
@@ -321,6 +323,13 @@ def test_a_loaded_mixed_checkpoint_is_the_same_on_triton_kernels(
         found = OnKernels(loaded.program, operators).run(x)
         assert torch.equal(pytree.tree_leaves(found)[0], loaded(x))
     selftest.forget()
+
+
+def test_qviz_export_prints_what_the_weights_take_in_each_form() -> None:
+    sizes = {"float": 4_000_000, "int8": 1_000_000, "int4": 512_000}
+    options = argparse.Namespace(output=Path("out"))
+    text = cli_checkpoint._exported(options, {"checkpoint": {"folder": "out", "sizes": sizes}})
+    assert text.splitlines()[1] == "weights      float 4.00 MB, int8 1.00 MB, int4 512 kB"
 
 
 def test_sizes_say_what_packing_saves(written: Path, tmp_path: Path) -> None:

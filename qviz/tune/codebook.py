@@ -36,6 +36,11 @@ OPTIONS = (
     Option("iterations", 100, "most iterations of k-means; it ends when nothing moves", 0, 10_000),
 )
 
+NOTE = (
+    "sizes are of the numbers and the codebook; a checkpoint of the recipe holds the codes that "
+    "the codebook's values round to, which take more"
+)
+
 Reals = NDArray[np.float64]
 
 
@@ -117,7 +122,8 @@ def apply(subject: Subject, *, bits: int = 6, iterations: int = 100) -> Step:
     def one(stored: Stored) -> Replaced:
         return _clustered(stored, bits, iterations)
 
-    return replaced(subject, TITLE, _sites(subject, bits), one)
+    step = replaced(subject, TITLE, _sites(subject, bits), one)
+    return replace(step, notes=(NOTE, *step.notes))
 
 
 def _clustered(stored: Stored, bits: int, iterations: int) -> Replaced:
