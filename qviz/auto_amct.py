@@ -14,7 +14,6 @@ Source: AMCT, ``accuracy_based_auto_calibration`` with ``strategy="BinarySearch"
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from qviz import records
@@ -26,6 +25,7 @@ from qviz.auto_judge import Verdict
 from qviz.auto_work import Tried, Work
 from qviz.digits import number
 from qviz.errors import MetricError
+from qviz.intervals import relative_change
 from qviz.progress import OnProgress
 
 #: Accuracy of the float model and of another -> (accepted, loss).
@@ -38,8 +38,8 @@ def within(max_drop: float, *, higher_is_better: bool) -> Evaluator:
     """The evaluator that accepts a relative drop of at most ``max_drop``."""
 
     def evaluator(original: float, new: float) -> tuple[bool, float]:
-        loss = (original - new) / abs(original) if original else math.nan
-        loss = loss if higher_is_better else -loss
+        change = relative_change(new, original)
+        loss = -change if higher_is_better else change
         return loss <= max_drop, loss
 
     return evaluator
@@ -86,6 +86,31 @@ def amct(work: RollBack, evaluator: Evaluator) -> tuple[str, tuple[str, ...]]:
     return ended, write_files(session, bisection.ranking or {}, bisection.records, work.best)
 
 
+def shortest(layers: int, accepts: Callable[[int], bool]) -> int | None:
+    """The fewest layers to roll back, by bisection; None if only all of them will do.
+
+    With all of them rolled back the model is the float one, so that is not asked.
+
+    Args:
+        layers: how many there are.
+        accepts: whether so many rolled back are enough.
+    """
+    left, right, found = 0, layers - 1, None
+    while left <= right:
+        middle = (left + right) // 2
+        if middle + 1 == layers:  # only if nothing shorter was enough
+            return None
+        if accepts(middle + 1):
+            right, found = middle - 1, middle + 1
+        else:
+            left = middle + 1
+    return found
+
+
+class _Stopped(Exception):  # noqa: N818 - not a failure
+    """A variant could not be measured, for want of time or because of an error."""
+
+
 class _Bisection:
     def __init__(self, work: RollBack, evaluator: Evaluator, original: float, spec: str) -> None:
         self.work, self.evaluator, self.original, self.spec = work, evaluator, original, spec
@@ -95,27 +120,21 @@ class _Bisection:
     def run(self) -> str:
         """Search the shortest prefix; the words say why it ended."""
         work = self.work
-        if (accepted := self.accepts(0)) is None:
-            return self.stopped()
-        if accepted:
-            return "everything int8 satisfies the evaluator"
-        ranking = self.ranked(work.progress)
-        left, right = 0, len(ranking) - 1
-        while left <= right:
-            middle = (left + right) // 2
-            if middle + 1 == len(ranking):
-                break  # every layer rolled back is the float model: nothing to measure
-            accepted = self.accepts(middle + 1)
-            if accepted is None:
-                return self.stopped()
-            left, right = (left, middle - 1) if accepted else (middle + 1, right)
-        if work.best is None:
+        try:
+            if self.accepts(0):
+                return "everything int8 satisfies the evaluator"
+            ranking = self.ranked(work.progress)
+            found = shortest(len(ranking), self.accepts)
+        except _Stopped:
+            reached = "nothing was accepted so far" if work.best is None else work.best.title
+            return f"{work.steps[-1].reason}: {reached}"
+        if found is None:
             self.records.append(Record(tuple(ranking), len(ranking), True, 0.0))
             return "only the float model satisfies the evaluator: all layers rolled back, no output"
-        return f"{work.best.name} is the fewest that satisfy the evaluator"
+        return f"{_layers(found)} rolled back are the fewest that satisfy the evaluator"
 
-    def accepts(self, count: int) -> bool | None:
-        """Whether the evaluator accepts the model with so many layers rolled back, None if late."""
+    def accepts(self, count: int) -> bool:
+        """Whether the evaluator accepts the model with so many layers rolled back."""
         title = f"everything int8, {self.spec}" if count == 0 else f"{_layers(count)} rolled back"
 
         def do(tell: OnProgress) -> Tried:
@@ -137,7 +156,7 @@ class _Bisection:
         key = (self.spec, recipe_key(self.work), rule)
         step = self.work.attempt("roll back", _layers(count), title, do, judge, key=key)
         if step.after is None:
-            return None
+            raise _Stopped
         accepted, loss = self.evaluator(self.original, step.after)
         self.records.append(Record(tuple(self.ranked(self.work.progress)), count, accepted, loss))
         return accepted
@@ -160,13 +179,6 @@ class _Bisection:
             )
             self.ranking = dict(sorted(found.items(), key=lambda item: item[1]))
         return self.ranking
-
-    def stopped(self) -> str:
-        """Why it could not go on."""
-        last = self.work.steps[-1]
-        found = self.work.best
-        so_far = "nothing was accepted so far" if found is None else f"{found.name} so far"
-        return f"{last.reason}: {so_far}"
 
 
 def _layers(count: int) -> str:

@@ -90,7 +90,7 @@ def _recipe_options(options: AutoOptions) -> list[str]:
         words += ["--activation-bits", str(options.activation_bits)]
     if not options.per_channel:
         words.append("--per-tensor")
-    if options.ends_at_8 and (options.weight_bits, options.activation_bits) != (8, 8):
+    if _keeps_ends(options):
         words.append("--ends-at-8")
     return words + [word for name in options.skip for word in ("--skip", name)]
 
@@ -112,15 +112,7 @@ def in_python(way: Sequence[Action], options: AutoOptions) -> tuple[str, ...]:
     """The same as calls of a session, for a model that was not opened on the command line."""
     if not way or way[0].verb != "calibrate":
         return ()
-    more = ""
-    if options.weight_bits != 8:
-        more += f", weight_bits={options.weight_bits}"
-    if options.activation_bits != 8:
-        more += f", activation_bits={options.activation_bits}"
-    if not options.per_channel:
-        more += ", per_channel=False"
-    skip = "".join(f", {name!r}" for name in options.skip)[2:]
-    lines = [f"recipe = session.recipe({way[0].name!r}{more})" + (f".skip({skip})" if skip else "")]
+    lines = _recipe_in_python(way[0].name, options)
     for action in _joined(way[1:]):
         if action.verb == "tune":
             given = "".join(f", {k}={v!r}" for k, v in action.options)
@@ -133,3 +125,26 @@ def in_python(way: Sequence[Action], options: AutoOptions) -> tuple[str, ...]:
             names = ", ".join(repr(name) for name in action.names)
             lines.append(f"recipe = recipe.skip({names})")
     return (*lines, 'session.export(recipe, "int8")')
+
+
+def _recipe_in_python(calibrator: str, options: AutoOptions) -> list[str]:
+    more = ""
+    if options.weight_bits != 8:
+        more += f", weight_bits={options.weight_bits}"
+    if options.activation_bits != 8:
+        more += f", activation_bits={options.activation_bits}"
+    if not options.per_channel:
+        more += ", per_channel=False"
+    skip = ", ".join(repr(name) for name in options.skip)
+    if not _keeps_ends(options):
+        skipped = f".skip({skip})" if skip else ""
+        return [f"recipe = session.recipe({calibrator!r}{more}){skipped}"]
+    more += ", ends_at_8=True" + (f", skip=[{skip}]" if skip else "")
+    return [
+        "from qviz.auto_ends import recipe_for",
+        f"recipe = recipe_for(session, {calibrator!r}{more})",
+    ]
+
+
+def _keeps_ends(options: AutoOptions) -> bool:
+    return options.ends_at_8 and (options.weight_bits, options.activation_bits) != (8, 8)
