@@ -130,6 +130,12 @@ def layer_lines(allocation: Allocation) -> list[str]:
     ]
 
 
+def _room(bits: Sequence[int]) -> str:
+    """What weights of these bits take in a checkpoint."""
+    rooms = {"half a byte" if b <= min(STORED) else "a byte" for b in bits}
+    return " or ".join(sorted(rooms, reverse=True))
+
+
 def _ending(job: Job, made: Piped, allocation: Allocation) -> Sequence[str]:
     costs, folder = allocation.costs, job.options.output
     lines = [
@@ -142,8 +148,8 @@ def _ending(job: Job, made: Piped, allocation: Allocation) -> Sequence[str]:
     if odd:
         bits = ", ".join(map(str, odd))
         lines.append(
-            f"  note: the size counts bits; a checkpoint stores weights of {bits} bits in bytes or "
-            "half bytes. --bits 8,4 allocates what it stores"
+            f"  note: the size counts bits; a checkpoint stores {bits} bits in {_room(odd)}. "
+            "--bits 8,4 allocates what it stores"
         )
     out = folder.with_name(f"{folder.name}-int8")
     return [*lines, f"next: {shlex.join(['qviz', 'export', str(folder), '-o', str(out)])}"]

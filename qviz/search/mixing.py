@@ -163,7 +163,7 @@ class Networks:
                 values.pop(name, None)
                 if name in own.values:
                     values[name] = own.values[name]
-        return TunedWeights(values, biases, limits)
+        return replace(weights, values=values, biases=biases, limits=limits)
 
     def edits_of(self, widths: Mapping[str, Width]) -> Callable[[], Edits]:
         """What makes a mix of the base's simulator; computed when called."""

@@ -1,0 +1,185 @@
+"""``qviz allocate`` on the command line: the frontier, the recipe, what is kept and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_kit import Project, make_project, result
+
+from qviz.cli import main
+from qviz.recipe import Recipe
+from qviz.search.allocation_json import frontier_from
+
+SMALL = ("--calibrator", "max", "--points", "3", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def run(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("allocate") / "out"
+    words = ("--size", "0.15", "--bits", "4,2", "--activations", "same", "--pipeline", "light")
+    assert main(project.words("allocate", out, *words, *SMALL)) == 0
+    return out
+
+
+def found(run: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((run / "allocate-result.json").read_text())
+    return value
+
+
+def test_the_recipe_gives_the_bits_and_first_and_last_keep_8(run: Path) -> None:
+    widths = found(run)["allocation"]["widths"]
+    assert widths.keys() == {"stem", "block.first", "block.second", "head"}
+    assert widths["stem"] == widths["head"] == "W8A8"
+    assert widths["block.first"] != "W8A8"
+    recipe = Recipe.from_json((run / "recipe.json").read_text())
+    bits = {o.target: o.bits for o in recipe.overrides}
+    assert f"W{bits['block.first']}A{bits['block.first']}" == widths["block.first"]
+    assert found(run)["allocation"]["costs"]["size"] <= 0.15
+    assert (run / "recipe-allocated.json").read_text() == (run / "recipe.json").read_text()
+
+
+def test_the_frontier_is_kept_and_measured(run: Path) -> None:
+    frontier = frontier_from(json.loads((run / "frontier.json").read_text()))
+    assert all(point.measured for point in frontier.points)
+    assert (frontier.loss_samples, frontier.samples) == (40, 120)
+    assert len(frontier.points) == 3
+    assert frontier.spearman is not None
+
+
+def test_every_stage_has_its_numbers(run: Path) -> None:
+    stages = found(run)["stages"]
+    assert [stage["name"] for stage in stages] == ["allocation", "statistics"]
+    assert all(stage["divergence"] >= 0 for stage in stages)
+    assert stages[0]["value"] is not None
+    row = json.loads((run / "allocations.jsonl").read_text())
+    assert row["samples"] == {"losses": 40, "calibration": 40, "held_out": 10, "evaluation": 120}
+    assert row["seed"] == 0
+
+
+def test_the_table_says_what_was_predicted_and_measured(
+    project: Project, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    words = ("--size", "0.15", "--bits", "4,2", "--activations", "same")
+    assert main(project.words("allocate", run, *words, *SMALL)) == 0
+    said = capsys.readouterr().out
+    heads = ["size", "bit", "ops", "predicted", "measured", "drop", "95", "%", "interval", "greedy"]
+    assert [*heads, "widths"] in [line.split() for line in said.splitlines()]
+    assert "Spearman of predicted loss with measured divergence" in said
+    assert "losses       kl of 4 layers at W4A4, W2A2, 40 calibration samples" in said
+    assert f"next: qviz export {run} -o {run}-int8" in said
+
+
+def test_losses_are_written_for_calibtip_and_measured_once(
+    project: Project, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (run / "per_layer_accuracy.A4.W4.csv").read_text()
+    assert text.startswith("base precision,replaced precision,replaced layer,accuracy,loss,")
+    rows = len((run / "layer_losses.jsonl").read_text().splitlines())
+    words = ("--max-loss", "0.5", "--bits", "4,2", *SMALL[:-1])
+    again = result(capsys, project.words("allocate", run, *words))
+    assert len((run / "layer_losses.jsonl").read_text().splitlines()) == rows
+    assert again["allocation"]["increase"] <= 0.5
+    assert again["allocation"]["method"] == "integer programme"
+
+
+def test_losses_of_a_file_are_not_measured(
+    project: Project, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "base precision,replaced precision,replaced layer,accuracy,loss,Parameters Size "
+        "[Elements],MACs\n8,4,-,90,0.1,-,-\n8,4,block.first,80,0.9,576,-\n8,4,block.second,80,0.2,64,-\n"
+    )
+    (tmp_path / "per_layer_accuracy.A8.W4.csv").write_text(text)
+    words = ("--losses", str(tmp_path / "per_layer_accuracy.A8.W4.csv"), "--size", "0.2")
+    made = result(capsys, project.words("allocate", tmp_path / "out", *words, *SMALL[:-1]))
+    assert made["allocation"]["widths"]["block.first"] == "W4A8"
+    assert not (tmp_path / "out" / "layer_losses.jsonl").exists()
+
+
+def test_an_allocation_of_calibtip_is_measured_as_it_is(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = tmp_path / "configs.txt"
+    configs.write_text("Compression thr\tLayers in int4\n0.15\t['block.first', 'head']\n")
+    words = ("--allocation", str(configs), "--size", "0.15", *SMALL[:-1])
+    made = result(capsys, project.words("allocate", tmp_path / "out", *words))
+    assert made["allocation"]["widths"] == {
+        "stem": "W8A8", "block.first": "W4A4", "block.second": "W8A8", "head": "W4A4",
+    }  # fmt: skip
+    assert made["allocation"]["method"] == "given"
+    assert made["frontier"] is None
+
+
+def test_without_a_limit_the_cheapest_within_the_drop_is_taken(
+    project: Project, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = project.words("allocate", run, "--max-drop", "0.9", "--bits", "4,2", *SMALL[:-1])
+    made = result(capsys, words)
+    assert made["reached"]
+    sizes = [p["allocation"]["costs"]["size"] for p in made["frontier"]["points"]]
+    assert made["allocation"]["costs"]["size"] == min(sizes)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--size", "0.1"),
+            "qviz: size limit 0.1: cannot be met: the smallest is 0.1425 of the float32 weights, "
+            "with first and last ops at 8 bits. Raise it, or offer fewer bits.",
+        ),
+        (
+            ("--size", "1.5"),
+            "qviz: qviz allocate: argument --size: '1.5' is not a share such as 0.15 or 15%. See "
+            "qviz allocate --help.",
+        ),
+        (
+            ("--size", "0.2", "--bops", "0.2"),
+            "qviz: qviz allocate: argument --bops: not allowed with argument --size. See qviz "
+            "allocate --help.",
+        ),
+        (
+            ("--bits", "4,9"),
+            "qviz: qviz allocate: argument --bits: '9' is not a number of bits from 2 to 8. See "
+            "qviz allocate --help.",
+        ),
+        (
+            ("--weight-bits", "4"),
+            "qviz: qviz allocate: starts from 8 bits, whatever --weight-bits and --activation-bits "
+            "say. Leave them out and name what is offered with --bits.",
+        ),
+        (
+            ("--latency", "1"),
+            "qviz: --latency: takes the times of each width. Add --times W8A8=DIR ....",
+        ),
+        (
+            ("--size", "0.2", "--keep", "relu"),
+            "qviz: relu: gets no width of its own. Name ops with multiply-accumulates.",
+        ),
+        (
+            ("--size", "0.2", "--by", "metric"),
+            "qviz: top1: needs labels, CALIBRATION has none. Measure the divergence alone, or "
+            "give labelled calibration data.",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    project: Project,
+    run: Path,
+    words: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    assert main(project.words("allocate", run, *words, *SMALL)) == 2
+    said = said.replace("CALIBRATION", project.calibration)
+    assert capsys.readouterr().err.splitlines()[-1] == said
