@@ -61,7 +61,7 @@ class LearnedLimit(torch.autograd.Function):
             to_high = to_high - to_low
         if not ctx.needs_input_grad[2]:  # type: ignore[attr-defined]
             to_low = None
-        return grad * ~(above | below), to_high, to_low, None
+        return grad.masked_fill(above | below, 0.0), to_high, to_low, None
 
 
 class LearnedStep(torch.autograd.Function):
@@ -84,7 +84,7 @@ class LearnedStep(torch.autograd.Function):
         """``x`` on the grid of ``params``."""
         ctx.save_for_backward(x)
         ctx.params, ctx.factor = params, factor  # type: ignore[attr-defined]
-        # a lower end that moves along leaves the code of an end to the step alone
+        # with a lower end that moves along, an end is as many steps away as codes lie between
         ctx.shifted = low is not None  # type: ignore[attr-defined]
         return fake_quantize(x.detach(), params)
 
@@ -99,13 +99,13 @@ class LearnedStep(torch.autograd.Function):
         bottom, top = params.quant_min - zero, params.quant_max - zero
         steps = x * spread(torch.reciprocal(params.scale), x, params.axis)
         rounded = steps.round()
-        above, below = rounded > top, rounded < bottom
-        outside = above | below
-        change = rounded.clamp(bottom, top) - (steps * ~outside)
-        if shifted:
-            change = change - outside * bottom
+        kept = rounded.clamp(bottom, top)
+        outside = rounded != kept
+        ends = kept - bottom if shifted else kept
+        change = torch.where(outside, ends, kept - steps)
         to_low = factor * (grad * outside).sum() if shifted else None
-        return grad * ~outside, factor * _kept_sum(grad * change, params), to_low, None, None
+        to_step = factor * _kept_sum(grad * change, params)
+        return grad.masked_fill(outside, 0.0), to_step, to_low, None, None
 
 
 def _kept_sum(values: Tensor, params: QuantParams) -> Tensor:
