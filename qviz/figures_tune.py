@@ -76,15 +76,15 @@ def steps_figure(steps: Sequence[Tried], *, target: float, metric: str = "") -> 
         xaxis={"title": f"drop{named} from float (relative, %)", "zeroline": True},
         yaxis=_names([names[one.step] for one in drawn]),
         legend=_LEGEND,
-        height=150 + 26 * max(len(drawn), 3),
-        margin={"l": 10, "r": 20, "t": 20, "b": 60},
+        height=170 + 26 * max(len(drawn), 3),
+        margin={"l": 10, "r": 20, "t": 20, "b": 90},
         hovermode="closest",
         uirevision="steps",
     )
     return figure
 
 
-_LEGEND = {"orientation": "h", "yanchor": "top", "yref": "container", "y": 0.1, "x": 0}
+_LEGEND = {"orientation": "h", "yanchor": "bottom", "yref": "container", "y": 0.0, "x": 0}
 
 
 def _moves(drawn: Sequence[Tried], names: dict[int, str]) -> go.Scatter:
@@ -147,8 +147,9 @@ def brief(name: str, most: int = NAME) -> str:
     """A text short enough for an axis; an op's end says more than its beginning."""
     if len(name) <= most:
         return name
-    keeps_end = " " not in name
-    return f"…{name[1 - most :]}" if keeps_end else f"{name[: most - 1].rstrip()}…"
+    if " " in name:
+        return f"{name[: most - 1].rstrip()}…"
+    return f"…{name[1 - most :].lstrip('.:/')}"
 
 
 def fitted(changes: Sequence[Change]) -> dict[str, list[Change]]:

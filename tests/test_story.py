@@ -142,6 +142,16 @@ def test_from_the_sample_to_a_verified_checkpoint(page: Page, address: str, runs
     assert hosts - {None, ""} == {"127.0.0.1"}
 
 
+def test_a_method_of_win_back_is_run_used_and_taken_back(page: Page, address: str) -> None:
+    go(page, f"{address}/tune?sample=resnet", ".st-key-tune_run_ifmr button:not([disabled])")
+    press(page, "tune_run_bias_correction")
+    text(page, re.compile("top1 .* → .*, .*95 %"))
+    press(page, "tune_last_use")
+    text(page, "The draft has tuned weights.")
+    press(page, "tune_undo")
+    page.get_by_text("The draft has tuned weights.").wait_for(state="detached")
+
+
 def test_two_visitors_do_not_see_each_others_draft(chrome: Browser, address: str) -> None:
     one, two = (chrome.new_context(viewport=WIDE).new_page() for _ in range(2))  # type: ignore[arg-type]
     for visitor in (one, two):
@@ -174,7 +184,7 @@ def test_a_narrow_screen_shows_every_page_without_scrolling_sideways(
 ) -> None:
     narrow = chrome.new_page(viewport={"width": 420, "height": 900}, color_scheme="dark")
     narrow.set_default_timeout(PATIENCE)
-    for name in ("ranges", "overview", "sensitivity", "plan", "export"):
+    for name in ("ranges", "overview", "sensitivity", "plan", "tune", "export"):
         go(narrow, f"{address}/{name}?sample=resnet", "h1")
         wide = narrow.evaluate("document.documentElement.scrollWidth")
         assert wide <= 420, name

@@ -191,6 +191,70 @@ def test_without_evaluation_data_methods_run_and_nothing_is_claimed(
     assert not at.exception
 
 
+def test_a_cancelled_method_leaves_the_draft_as_it_was(at: AppTest) -> None:
+    before = workspace(at).recipe
+    at.session_state["tune_options_bias_tuning"] = True
+    at.run()
+    at.number_input(key="tune_bias_tuning_epochs").set_value(1000).run()
+    at.button(key="tune_run_bias_tuning").click().run()
+    job = workspace(at).jobs["tune"]
+    job.cancel()
+    idle(at)
+    assert "Bias tuning: cancelled." in said(at)
+    assert workspace(at).recipe == before
+    at.number_input(key="tune_bias_tuning_epochs").set_value(1).run()
+
+
+def test_one_width_for_all_is_a_step_of_the_draft(at: AppTest) -> None:
+    tab(at, "Bit widths")
+    at.selectbox(key="tune_uniform_w").set_value(4).run()
+    press(at, "tune_uniform")
+    assert workspace(at).history.undoes == "W4A8 everywhere, first and last at 8"
+    assert workspace(at).recipe.weight_bits == 4
+    weights = next(m for m in at.metric if m.label == "Weights")
+    assert weights.value
+
+
+def test_an_allocation_is_used_where_the_slider_stands(at: AppTest) -> None:
+    pytest.importorskip("scipy")
+    tab(at, "Bit widths")
+    at.multiselect(key="tune_bits_offered").set_value([4]).run()
+    press(at, "tune_allocate")
+    job = workspace(at).jobs["allocate"]
+    assert job.snapshot().state == "done", job.snapshot().error
+    found = job.snapshot().result
+    slider = at.slider(key="tune_limit")
+    slider.set_value(slider.min).run()
+    tightest = found.frontier.points[0].allocation
+    assert f"**{tightest.summary}**" in said(at)
+    press(at, "tune_allocated_use")
+    assert workspace(at).history.undoes == f"allocation {tightest.summary}"
+    press(at, "tune_pipeline_light")
+    assert "Light pipeline, stage by stage:" in said(at)
+    stages = workspace(at).jobs["pipeline"].snapshot().result.stages
+    assert [result.stage.title for result in stages if plain(result.stage.title) in said(at)]
+
+
+def test_training_says_what_it_needs(at: AppTest) -> None:
+    tab(at, "Training")
+    assert "there are no training data" in said(at)
+    assert "tune_train" not in [button.key for button in at.button]
+
+
+def test_training_shows_the_loss_of_each_epoch_and_its_result(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = idle(opened(start(files, train=str(files / "train.npz")), monkeypatch))
+    tab(at, "Training")
+    at.number_input(key="tune_qat_schedule_epochs").set_value(20.0).run()
+    press(at, "tune_train")
+    job = workspace(at).jobs["qat"]
+    assert job.snapshot().state == "done", job.snapshot().error
+    assert [e.number for e in job.snapshot().partial] == [0, 1, 2]
+    assert "trained on at most 32 training samples" in said(at)
+    assert f"**{plain('Quantization-aware training (QAT)')}**: top1" in said(at)
+
+
 def test_an_escalation_lists_its_steps_and_gives_its_best(at: AppTest) -> None:
     tab(at, "Guided")
     press(at, "tune_auto")

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from qviz.digits import number, percent
+from qviz import reproduce
+from qviz.digits import percent
 from qviz.errors import QvizError
 from qviz.figures_tune import changes_figure, fitted
 from qviz.recipe import Recipe
 from qviz.tables_tune import Tried, changes_table, tried
+from qviz.tune.methods import METHODS
 from qviz.tune.result import Tuning
 from qviz.tune.step import Change
 from qviz.ui import tune_words as words
@@ -44,7 +46,8 @@ def result(workspace: Workspace, made: Tuning, *, key: str) -> None:
                 "puts its recipe in the place of the present one."
             )
         changed(made.changes, key=key)
-        st.caption(words.record(one) + _further(made))
+        _again(workspace, made, key=key)
+        st.caption(words.record(one) + words.further(made.record))
 
 
 def verdict(workspace: Workspace, one: Tried) -> None:
@@ -131,9 +134,12 @@ def changed(changes: Sequence[Change], *, key: str) -> None:
     if not changes:
         st.caption("Nothing was changed.")
         return
-    with st.expander(f"What changed ({len(changes):,})", key=f"{key}_changes"):
-        groups = fitted(changes)
-        for i, (unit, rows) in enumerate(groups.items()):
+    title = f"What changed ({len(changes):,})"
+    box = st.expander(title, key=f"{key}_changes", on_change="rerun")
+    if not box.open:
+        return
+    with box:
+        for i, (unit, rows) in enumerate(fitted(changes).items()):
             chart(
                 changes_figure(rows, unit),
                 key=f"{key}_figure_{i}",
@@ -149,10 +155,22 @@ def changed(changes: Sequence[Change], *, key: str) -> None:
         )
 
 
-def _further(made: Tuning) -> str:
-    """Further numbers of the method."""
-    found = [
-        f"{name.replace('_', ' ')} {number(v) if isinstance(v, float) else v}"
-        for name, v in made.record.items()
-    ]
-    return f" {'; '.join(found)}." if found else ""
+def _again(workspace: Workspace, made: Tuning, *, key: str) -> None:
+    """The command that does it again."""
+    session = workspace.opened.session
+    if session.run is None or reproduce.opened_with(session) is None:
+        return
+    box = st.expander("Do it again on the command line", key=f"{key}_again", on_change="rerun")
+    if not box.open:
+        return
+    run = session.run.path.resolve()
+    with box:
+        try:
+            file = reproduce.save_recipe(run, made.start)
+        except QvizError as failure:
+            st.error(plain(str(failure)))
+            return
+        known = {o.name: o.default for o in METHODS[made.method].module.OPTIONS}
+        given = {k: v for k, v in made.options.items() if known.get(k, v) != v}
+        st.code(words.command(run, file, made.method, given, made.ops), "bash", wrap_lines=True)
+        st.caption("The run folder can be used once the app does not hold it any more.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import streamlit as st
 
@@ -159,6 +161,33 @@ def record(one: Tried) -> str:
     parts += [f"{verb} {one.samples[role]:,} {role} samples"
               for role, verb in roles.items() if one.samples.get(role)]  # fmt: skip
     return "; ".join(parts) + "."
+
+
+def further(found: Mapping[str, float | int | str]) -> str:
+    """Further numbers of a method."""
+
+    def said(value: float | int | str) -> str:
+        if isinstance(value, float):
+            return number(value)
+        return f"{value:,}" if isinstance(value, int) else value
+
+    parts = [f"{name.replace('_', ' ')} {plain(said(v))}" for name, v in found.items()]
+    return f" {'; '.join(parts)}." if parts else ""
+
+
+def command(
+    run: Path,
+    start: Path,
+    method: str,
+    options: Mapping[str, object],
+    ops: Sequence[str] | None,
+) -> str:
+    """What to type to apply a method to a recipe again."""
+    words = ["qviz", "tune", str(run), "--method", method]
+    for name, value in options.items():
+        words += ["--option", f"{name}={value}"]
+    words += ["--ops", ",".join(ops)] if ops else []
+    return shlex.join([*words, "--from", str(start)])
 
 
 def applies(count: int) -> str:
