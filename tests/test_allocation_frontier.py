@@ -181,7 +181,9 @@ def stub(monkeypatch: pytest.MonkeyPatch, **applied: object) -> None:
     monkeypatch.setattr(
         pipelines,
         "method",
-        lambda name: SimpleNamespace(title=name, module=SimpleNamespace(apply=applied[name])),
+        lambda name: SimpleNamespace(
+            title=name, module=SimpleNamespace(apply=applied[name], sites=lambda _: ("conv1",))
+        ),
     )
 
 

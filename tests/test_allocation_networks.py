@@ -125,7 +125,29 @@ def test_products_of_two_activations_have_a_width_but_no_weight_and_are_no_end()
     layers = layers_of(network("tokens")[1], recipe("tokens"))
     product = {layer.name: layer for layer in layers}["attn:matmul"]
     assert (product.elements, product.end) == (0, False)
+    # the projection lies behind the product of what the first one gives
     assert [layer.name for layer in layers if layer.end] == ["attn.qkv", "head"]
+
+
+class Split(nn.Module):
+    """A middle linear between two others, behind a split that is no op of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.middle = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.first(x).reshape(-1, 2, 4).unbind(1)
+        out: Tensor = self.last(self.middle(left) + right)
+        return out
+
+
+def test_what_lies_behind_a_split_is_not_a_first_op() -> None:
+    graph = capture(made(Split()), batch(torch.zeros(2, 4)))
+    layers = layers_of(graph, Recipe(ranges=_ranges(graph)))
+    assert [layer.name for layer in layers if layer.end] == ["first", "last"]
 
 
 def test_ops_that_share_a_weight_are_one_layer() -> None:

@@ -47,18 +47,22 @@ def layers_of(graph: Graph, recipe: Recipe) -> tuple[Layer, ...]:
 
 def _ends(graph: Graph) -> set[str]:
     """Ops with a weight that no other weighted op lies before, or none behind."""
-    weighted = {op.name for op in graph.quantizable if any(o.kind == "weight" for o in op.operands)}
-    before: dict[str, frozenset[str]] = {}  # value -> the nearest weighted ops on its way
+    weighted = {
+        op.node: op.name for op in graph.quantizable if any(o.kind == "weight" for o in op.operands)
+    }
+    before: dict[str, frozenset[str]] = {}  # node -> the nearest weighted ops on its way
     inner: set[str] = set()
     first: set[str] = set()
-    for op in graph.ops.values():
-        above = frozenset().union(*(before.get(name, frozenset()) for name in op.reads))
-        if op.name in weighted:
+    for node in graph.module.graph.nodes:
+        above: frozenset[str] = frozenset()
+        above = above.union(*(before[source.name] for source in node.all_input_nodes))
+        if (name := weighted.get(node.name)) is not None:
             inner |= above
             if not above:
-                first.add(op.name)
-        before[op.name] = frozenset({op.name}) if op.name in weighted else above
-    return first | (weighted - inner)
+                first.add(name)
+            above = frozenset({name})
+        before[node.name] = above
+    return first | (set(weighted.values()) - inner)
 
 
 def rest_of(graph: Graph, layers: Sequence[Layer]) -> int:

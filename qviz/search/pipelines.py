@@ -248,6 +248,8 @@ def _next(
     chosen = method(name)
     started = time.monotonic()
     current = subject.after(Step(before.recipe, before.weights, ()))
+    if name == "statistics" and not chosen.module.sites(current):
+        options = {"where": "all", **options}  # para-normalization: no batch norm was folded
     try:
         step = chosen.module.apply(current, **options)
     except TuneError as error:
