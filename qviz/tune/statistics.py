@@ -201,7 +201,7 @@ def _notes(
             "tensor: only their means are corrected"
         )
     if dead:
-        notes.append(f"{dead} channels are constant once quantized: only their means are corrected")
+        notes.append(f"channels constant once quantized, only their mean is corrected: {dead}")
     return tuple(notes)
 
 
