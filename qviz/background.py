@@ -21,6 +21,7 @@ from qviz.search.skip import Method, SearchResult, SkipPoint
 from qviz.sensitivity import Granularity, Mode, Operands, Sensitivity
 from qviz.session import Session
 from qviz.tune.qat_options import Epoch, QATOptions
+from qviz.tune.remedy import Remedies
 from qviz.tune.result import Tuning
 
 
@@ -50,6 +51,29 @@ def sensitivity(
             mode=mode,
             operands=operands,
             granularity=granularity,
+            on_rows=job.publish,
+            progress=job.tell,
+        )
+
+    return work
+
+
+def remedies(
+    session: Session,
+    recipe: Recipe,
+    *,
+    sites: int | Sequence[str] = 3,
+    sensitivity: Sensitivity | None = None,
+    methods: Sequence[str] | None = None,
+) -> Callable[[Job], Remedies]:
+    """Try what costs seconds on the worst ops; publishes ``Remedies`` after each attempt."""
+
+    def work(job: Job) -> Remedies:
+        return session.remedies(
+            recipe,
+            sites=sites,
+            sensitivity=sensitivity,
+            methods=methods,
             on_rows=job.publish,
             progress=job.tell,
         )

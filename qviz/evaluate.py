@@ -59,6 +59,7 @@ class Evaluation:
         flips: predictions that changed, in sample order; empty unless the model classifies.
         p_value: exact McNemar test that flips to right and to wrong are equally likely; None
             without labels or classes.
+        divergences: the divergence of each sample, so that two recipes can be compared by it.
     """
 
     metric: Metric
@@ -70,6 +71,7 @@ class Evaluation:
     divergence_name: str
     flips: tuple[Flip, ...]
     p_value: float | None
+    divergences: Scores | None = None
 
     @property
     def value(self) -> float:
@@ -155,7 +157,7 @@ def compare(quantized: Tensor, reference: Outputs, metric: Metric, *, seed: int 
     base = score(metric, values, targets, values)
     _check_reference(base, metric)
     own = score(metric, quantized, targets, values)
-    distance = divergence_metric(values)
+    distance = score(divergence_metric(values), quantized, None, values)
     flips, p_value = _flips(quantized, reference)
     return Evaluation(
         metric=metric,
@@ -163,10 +165,11 @@ def compare(quantized: Tensor, reference: Outputs, metric: Metric, *, seed: int 
         reference=base,
         change=relative_change(own.value, base.value),
         interval=paired_bootstrap(own, base, seed=seed),
-        divergence=score(distance, quantized, None, values).value,
-        divergence_name=distance.name,
+        divergence=distance.value,
+        divergence_name=distance.metric,
         flips=flips,
         p_value=p_value,
+        divergences=distance,
     )
 
 

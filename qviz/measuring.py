@@ -286,3 +286,14 @@ class Measuring:
                 "Give targets, or measure agreement instead",
             )
         return self.evaluation_data
+
+    def _check_target(self) -> None:
+        """A relative drop needs a float score other than zero, on a scale with a zero."""
+        value = self.evaluate(None).value
+        if value == 0 or self.metric.unit == "dB":
+            raise MetricError(
+                self.metric.name,
+                f"the float model scores {value:g} {self.metric.unit}".rstrip()
+                + ", so a relative drop from it has no meaning",
+                "Search with top1, agreement or another metric of quality",
+            )

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from qviz import records, tuning
+from qviz import records, remedying, tuning
 from qviz.auto import AutoOptions, AutoResult, OnEvent, Strategy
 from qviz.data import Data
-from qviz.errors import MetricError, RecipeError
+from qviz.errors import RecipeError
 from qviz.measuring import Measuring
 from qviz.progress import OnProgress
 from qviz.proxy import proxy
@@ -34,6 +34,7 @@ from qviz.sensitivity import (
 from qviz.tune.qat import QATOptions
 from qviz.tune.qat_loss import Loss
 from qviz.tune.qat_trainer import MakeOptimizer, OnEpoch
+from qviz.tune.remedy import Remedies
 from qviz.tune.result import Tuning
 from qviz.tune.step import Subject
 
@@ -216,6 +217,31 @@ class Session(Measuring):
                 self.keep(name, made.recipe)
             return made
 
+    def remedies(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        sites: int | Sequence[str] = 3,
+        sensitivity: Sensitivity | None = None,
+        methods: Sequence[str] | None = None,
+        on_rows: Callable[[Remedies], None] | None = None,
+        progress: OnProgress | None = None,
+    ) -> Remedies:
+        """Try what costs seconds on single ops, the recipe given stays as it is.
+
+        Args:
+            recipe: where every attempt starts; None is the best calibrator's.
+            sites: so many of the worst ops, or their names.
+            sensitivity: a ranking made before; None measures it if it is needed.
+            methods: names in ``METHODS``; None is all that cost seconds and win accuracy.
+            on_rows: called with all there is after each attempt.
+            progress: told after each attempt.
+        """
+        with self._lock:
+            return remedying.remedies(
+                self, recipe or self.recipe(), sites, sensitivity, methods, on_rows, progress
+            )
+
     def qat(
         self,
         recipe: Recipe | None = None,
@@ -369,14 +395,3 @@ class Session(Measuring):
         with self._lock:
             return export(self, chosen, folder, formats=formats, nearest_recipe=nearest_recipe,
                           refuse=refuse, on_result=on_result, progress=progress)  # fmt: skip
-
-    def _check_target(self) -> None:
-        """A relative drop needs a float score other than zero, on a scale with a zero."""
-        value = self.evaluate(None).value
-        if value == 0 or self.metric.unit == "dB":
-            raise MetricError(
-                self.metric.name,
-                f"the float model scores {value:g} {self.metric.unit}".rstrip()
-                + ", so a relative drop from it has no meaning",
-                "Search with top1, agreement or another metric of quality",
-            )

@@ -86,8 +86,12 @@ def finished(
     ops: Sequence[str] | None,
     seconds: float,
     progress: OnProgress | None = None,
+    *,
+    note: bool = True,
 ) -> Tuning:
     """A step of a method as a Tuning: weights kept, recipe measured, row added to the record.
+
+    Without ``note`` no row is added: the caller keeps a record of its own.
 
     Raises:
         TuneError: the model that came out gives NaN or infinity.
@@ -125,7 +129,8 @@ def finished(
         evaluation=0 if evaluation is None else evaluation.count,
         record=dict(step.record),
     )
-    session.note_tuning(made.row())
+    if note:
+        session.note_tuning(made.row())
     return made
 
 

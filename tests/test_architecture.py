@@ -82,6 +82,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "session",
         "allocating*",
         "measuring",
+        "remedying",
         "tuning",
         "tunings",
         "training",

@@ -133,7 +133,7 @@ def _able(subject: Subject, *, shared: bool) -> tuple[list[Group], tuple[str, ..
     able = []
     for group in every:
         products = all(p.layout is not None for p, _ in group.producers)
-        wanted = any(subject.wants(op) for op in group.ops)
+        wanted = any(subject.wants(name) for name in (*group.ops, *group.tensors))
         if not (products and wanted and rounded(group)) or (group.several and not shared):
             continue
         if held := pinned(subject.recipe, group):

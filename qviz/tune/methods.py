@@ -79,6 +79,13 @@ _ROWS: tuple[Method, ...] = (
         "seconds",
     ),
     Method(
+        "calibrator",
+        "Ranges by another calibrator",
+        "Gives the tensors chosen, or all, the ranges that another calibrator finds.",
+        "Wu et al. 2020, section 3.3",
+        "seconds",
+    ),
+    Method(
         "ifmr",
         "IFMR ranges",
         "Activation ranges by AMCT's default search, at each tensor's own bit width.",
@@ -90,6 +97,13 @@ _ROWS: tuple[Method, ...] = (
         "HFMG ranges",
         "Activation ranges by AMCT's histogram search, at each tensor's own bit width.",
         "AMCT, HFMG",
+        "seconds",
+    ),
+    Method(
+        "more_bits",
+        "More bits",
+        "Gives the ops chosen more bits: for the few that cannot do with what the others have.",
+        "Hubara et al. 2021, CalibTIP: bits per layer",
         "seconds",
     ),
     Method(
@@ -127,6 +141,20 @@ _ROWS: tuple[Method, ...] = (
         "Wu et al. 2020, section 6 and eq. 13",
         "hours",
         ("training",),
+    ),
+    Method(
+        "adaround",
+        "AdaRound",
+        "Rounds each weight up or down, whichever the op's output wants; for weights of few bits.",
+        "Nagel et al. 2020, Up or Down?",
+        "minutes",
+    ),
+    Method(
+        "adaquant",
+        "AdaQuant",
+        "Fits weights, bias and ranges of each op to its float output; for 4 bits and the like.",
+        "Hubara et al. 2021, AdaQuant",
+        "minutes",
     ),
     Method(
         "codebook",

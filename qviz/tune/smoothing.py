@@ -212,7 +212,7 @@ def _able(subject: Subject) -> tuple[list[Group], tuple[str, ...]]:
         # rows of a projection may be scaled freely only if each has its own scale
         free = subject.recipe.per_channel or all(p.layout is None for p, _ in group.producers)
         linear = all(get_attr(subject.graph.module, r.weight).dim() == 2 for r in readers)
-        wanted = any(subject.wants(r.op) for r in readers)
+        wanted = any(subject.wants(name) for name in (*(r.op for r in readers), *group.tensors))
         int8 = any(decisions[f"{r.op}/input"].int8 for r in readers)
         if group.several or not (free and linear and wanted and int8):
             continue
