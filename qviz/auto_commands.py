@@ -74,7 +74,8 @@ def _named(action: Action, name: str) -> list[str]:
 
 def _verb_options(action: Action, options: AutoOptions) -> list[str]:
     if action.verb == "search":
-        return ["--max-drop", f"{options.max_drop:g}", "--method", action.name]
+        more = [word for k, v in action.options for word in (f"--{k}", v)]
+        return ["--max-drop", f"{options.max_drop:g}", "--method", action.name, *more]
     if action.verb == "skip":
         return [word for name in action.names for word in ("--skip", name)]
     words = ["--method", action.name]
@@ -119,8 +120,10 @@ def in_python(way: Sequence[Action], options: AutoOptions) -> tuple[str, ...]:
             ops = f", ops={list(action.names)!r}" if action.names else ""
             lines.append(f"recipe = session.tune({action.name!r}, recipe{ops}{given}).recipe")
         elif action.verb == "search":
-            drop = f"max_drop={options.max_drop:g}, method={action.name!r}"
-            lines.append(f"recipe = session.search(recipe, {drop}).recipe")
+            how = f"max_drop={options.max_drop:g}, method={action.name!r}"
+            if ranked := dict(action.options).get("mode"):
+                how += f", sensitivity=session.sensitivity(recipe, mode={ranked!r})"
+            lines.append(f"recipe = session.search(recipe, {how}).recipe")
         else:
             names = ", ".join(repr(name) for name in action.names)
             lines.append(f"recipe = recipe.skip({names})")

@@ -2,15 +2,14 @@
 
     calibrators              every candidate measured; the best is the base of all that follows
     cheap fixes              one after the other on the base, each kept only if it helps
-    partial quantization     the worst ops of the base to float, up to 5 % of the MACs; if that is
-                             not enough, as many as it takes, kept as a fallback
+    partial quantization     the worst ops to float, up to 5 % of the MACs; if that is not enough,
+                             as many as it takes, kept in case nothing better is found
     reconstruction           AdaQuant: parallel, then sequential
     training                 quantization-aware, if there is training data
 
 Partial quantization comes again after whatever changed the base. It stops as soon as a variant is
 within the target with at most 5 % of the MACs in float; a variant that needs more is kept, and the
-later stages may still find one that needs less. If in the end nothing meets the target, the model's
-own weights are searched for how much in float it takes.
+later stages may still find one that needs less.
 
 Sources: the order is Wu et al. 2020 (arXiv:2004.09602, section 6) with the reconstruction of
 Hubara et al. 2021 (arXiv:2006.10518, section 3) before training.
@@ -19,8 +18,7 @@ Hubara et al. 2021 (arXiv:2006.10518, section 3) before training.
 from __future__ import annotations
 
 from qviz.auto_calibrators import calibrators
-from qviz.auto_judge import SMALL_SHARE
-from qviz.auto_partial import fallback, partial
+from qviz.auto_partial import partial
 from qviz.auto_tune import TRAINING, tune
 from qviz.auto_work import Work
 from qviz.calibrators import DEFAULT_CANDIDATES
@@ -57,16 +55,10 @@ def guided(work: Work) -> str:
         if work.first_error is not None:
             raise work.first_error
         return "the time budget was used up before anything was measured"
-    for stage in (fixes, partial, reconstruction, partial, training, partial, fallback):
-        if not enough(work):
+    for stage in (fixes, partial, reconstruction, partial, training, partial):
+        if not work.enough:
             stage(work)
     return ended(work)
-
-
-def enough(work: Work) -> bool:
-    """Whether the best variant meets the target at little cost."""
-    best = work.best
-    return work.met and best is not None and best.float_macs <= work.own_share + SMALL_SHARE
 
 
 def line_met(work: Work) -> bool:
@@ -105,7 +97,7 @@ def ended(work: Work) -> str:
     """Why it stopped, in words."""
     best, target = work.best, percent(work.options.max_drop)
     assert best is not None
-    if enough(work):
+    if work.enough:
         return f"the target of {target} is met"
     late = [s.title for s in work.steps if s.outcome == "skipped"]
     text = f"the target of {target} is not met: this is the best found"

@@ -1,14 +1,19 @@
-"""Partial quantization as a step: the worst ops of the base left in float.
+"""Partial quantization as a step: the worst ops of a variant left in float.
 
 ``greedy`` goes on as long as what it leaves in float is little; beyond that the later stages may do
 better, so only ``bisect`` looks how much it would take, in few measurements.
+
+Where to start from is a question of the weights. What corrects errors (biases, statistics,
+reconstruction, training) fits them to an op that is rounded, and an op left in float afterwards
+keeps a correction that it does not need: there the ops are ranked by what leaving each one in float
+gains, and the last variant before any such correction is searched as well.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qviz.auto import Action, AutoStep
+from qviz.auto import Action, AutoStep, Stage
 from qviz.auto_clock import OutOfTime
 from qviz.auto_judge import SMALL_SHARE, Verdict, rank, rank_of
 from qviz.auto_work import Tried, Work
@@ -16,7 +21,11 @@ from qviz.digits import percent
 from qviz.progress import OnProgress
 from qviz.recipe import Recipe
 from qviz.search.skip import Method, SkipPoint
-from qviz.sensitivity import Sensitivity
+from qviz.sensitivity import Mode, Sensitivity
+
+STAGE: Stage = "partial quantization"
+#: Methods after which an op left in float computes what the float model's does.
+PRESERVING = ("gelu_clip", "ifmr", "hfmg", "equalization", "smoothing", "weight_range")
 
 
 class _Enough(Exception):  # noqa: N818 - not a failure
@@ -25,46 +34,50 @@ class _Enough(Exception):  # noqa: N818 - not a failure
 
 @dataclass
 class _Search:
-    """The searches of one base: its ranking, and the sets measured so far."""
+    """The searches of one variant: its ranking, and the sets measured so far."""
 
+    start: AutoStep
     recipe: Recipe
+    mode: Mode
     ranking: Sensitivity | None = None
     sets: set[frozenset[str]] = field(default_factory=lambda: {frozenset()})
 
 
 def partial(work: Work) -> None:
-    """Both searches on the base, unless they were done on it already."""
-    base = work.base
-    if base is None or base.recipe is None:
-        return
-    if any(s.stage == "partial quantization" and s.way[:-1] == base.way for s in work.steps):
-        return
-    search = _Search(base.recipe)
-    little = _attempt(work, search, base, "greedy")
-    if little.drop is None or little.drop > work.options.max_drop:
-        _attempt(work, search, base, "bisect")
+    """Search the base, and where it was corrected what it was before that; each only once."""
+    for start in _starts(work):
+        assert start.recipe is not None
+        mode: Mode = "only_this" if _plain(start) else "all_but_this"
+        done = [s for s in work.steps if s.stage == STAGE and s.way[:-1] == start.way]
+        if work.enough or done:
+            continue
+        search = _Search(start, start.recipe, mode)
+        little = _attempt(work, search, "greedy")
+        if little.drop is None or little.drop > work.options.max_drop:
+            _attempt(work, search, "bisect")
 
 
-def fallback(work: Work) -> None:
-    """How much in float it takes with the model's own weights, if nothing else meets the target.
-
-    Weights tuned for an op that is rounded need not suit the op in float; with the model's own,
-    more in float always ends at the float model.
-    """
-    plain = [s for s in work.steps if s.stage == "calibrators" and s.outcome == "kept"]
-    base = plain[-1] if plain else None
-    if base is None or base.recipe is None or work.met or base is work.base:
-        return
-    _attempt(work, _Search(base.recipe), base, "bisect")
+def _starts(work: Work) -> list[AutoStep]:
+    line = [s for s in work.steps if s.outcome == "kept" and s.stage != STAGE]
+    plain = [s for s in line if _plain(s)]
+    found = [step for step in (work.base, plain[-1] if plain else None) if step is not None]
+    return found[:1] if len(found) == 2 and found[0] is found[1] else found
 
 
-def _attempt(work: Work, search: _Search, base: AutoStep, method: Method) -> AutoStep:
+def _plain(step: AutoStep) -> bool:
+    """Whether an op left in float computes what it does in the float model."""
+    return all(a.name in PRESERVING for a in step.way if a.verb == "tune")
+
+
+def _attempt(work: Work, search: _Search, method: Method) -> AutoStep:
     session, max_drop = work.session, work.options.max_drop
 
     def do(tell: OnProgress) -> Tried:
         if search.ranking is None:
             # its own estimate is worth something, that of a search is not
-            search.ranking = session.sensitivity(search.recipe, progress=work.clock.guard(tell))
+            search.ranking = session.sensitivity(
+                search.recipe, mode=search.mode, progress=work.clock.guard(tell)
+            )
         found, way, points = _searched(work, search, method, tell)
         new = {frozenset(p.skipped) for p in points} - search.sets
         search.sets |= new
@@ -73,7 +86,7 @@ def _attempt(work: Work, search: _Search, base: AutoStep, method: Method) -> Aut
             search.recipe.skip(*found.skipped),
             session.evaluate(search.recipe.skip(*found.skipped)),
             session.evaluate(search.recipe),
-            (*base.way, way),
+            (*search.start.way, way),
             measured=len(new),
             note=f"{count} {'op' if count == 1 else 'ops'} in float, {len(points)} sets measured",
         )
@@ -94,8 +107,10 @@ def _attempt(work: Work, search: _Search, base: AutoStep, method: Method) -> Aut
         return True, text
 
     title = f"partial quantization ({method})"
-    key = (search.recipe, max_drop)
-    return work.attempt("partial quantization", method, title, do, judge, key=key, foresee=False)
+    if search.start is not work.base:
+        title = f"partial quantization of {search.start.title} ({method})"
+    key = (search.recipe, search.mode, max_drop)
+    return work.attempt(STAGE, method, title, do, judge, key=key, foresee=False)
 
 
 def _searched(
@@ -126,6 +141,7 @@ def _searched(
         if len(points) < 2:  # the first is the base itself
             raise
     else:
-        return found.best, Action("search", method), points
+        mode = (("mode", search.mode),) if search.mode != "only_this" else ()
+        return found.best, Action("search", method, mode), points
     best = min(points, key=lambda p: rank(p.drop, p.float_macs, len(p.skipped), max_drop))
     return best, Action("skip", names=best.skipped), points

@@ -21,7 +21,7 @@ from qviz.auto import (
 )
 from qviz.auto_clock import Clock, OutOfTime
 from qviz.auto_journal import Journal, key_of
-from qviz.auto_judge import BRANCHES, Verdict, best_of, float_share
+from qviz.auto_judge import BRANCHES, SMALL_SHARE, Verdict, best_of, float_share
 from qviz.auto_words import sentence
 from qviz.errors import InputError, RunFolderError
 from qviz.estimate import drop_interval
@@ -113,6 +113,12 @@ class Work:
         best = self.best
         drop = None if best is None else best.drop
         return drop is not None and drop <= self.options.max_drop
+
+    @property
+    def enough(self) -> bool:
+        """Whether the best so far meets the target with little in float."""
+        best = self.best
+        return self.met and best is not None and best.float_macs <= self.own_share + SMALL_SHARE
 
     def attempt(
         self,

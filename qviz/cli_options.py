@@ -230,6 +230,7 @@ def parser() -> Parser:
     for add in (_session, _recipe, _search):
         add(made)
     made.add_argument("--from", dest="start", metavar="FILE", help="recipe to start from")
+    made.add_argument("--mode", choices=("only_this", "all_but_this"), default="only_this")
 
     cli_options_tune.add_tune(verb, _session, _recipe)
     cli_options_tune.add_auto(verb, _session, _recipe)
