@@ -135,14 +135,6 @@ _ROWS: tuple[Method, ...] = (
         "minutes",
     ),
     Method(
-        "qat",
-        "Quantization-aware training (QAT)",
-        "Trains the weights with rounding in the forward pass, where nothing cheaper suffices.",
-        "Wu et al. 2020, section 6 and eq. 13",
-        "hours",
-        ("training",),
-    ),
-    Method(
         "adaround",
         "AdaRound",
         "Rounds each weight up or down, whichever the op's output wants; for weights of few bits.",
@@ -155,6 +147,14 @@ _ROWS: tuple[Method, ...] = (
         "Fits weights, bias and ranges of each op to its float output; for 4 bits and the like.",
         "Hubara et al. 2021, AdaQuant",
         "minutes",
+    ),
+    Method(
+        "qat",
+        "Quantization-aware training (QAT)",
+        "Trains the weights with rounding in the forward pass, where nothing cheaper suffices.",
+        "Wu et al. 2020, section 6 and eq. 13",
+        "hours",
+        ("training",),
     ),
     Method(
         "codebook",

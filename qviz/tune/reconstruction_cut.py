@@ -1,0 +1,190 @@
+"""Which part of an op's values is kept to fit it on: windows, rows or elements of every sample.
+
+A conv on a large image has thousands of output positions per sample, each a sample of the layer's
+regression; a few hundred are enough, and cost as much less. So a conv keeps one window at a random
+place of every sample (its input padded and cut to what the window reads), a linear keeps random
+rows, an add random elements. Everything else is kept whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qviz.graph import TensorInfo
+
+#: Output positions kept per sample, about.
+POSITIONS = 256
+#: Elements of an add kept per sample.
+ELEMENTS = 4096
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How values are cut, and how the op is called on the parts.
+
+    Attributes:
+        take: from whole values, samples first, to parts: (inputs, output, generator) -> (inputs,
+            output), each ``[E, ...]`` with ``E`` a multiple of the number of samples.
+        arguments: the op's arguments for parts, from those for whole values.
+        native: a part of an input as the op reads it, by the input's index.
+        common: the op's output for parts, entries first.
+    """
+
+    take: Callable[[Sequence[Tensor], Tensor, torch.Generator], tuple[list[Tensor], Tensor]]
+    arguments: Callable[[list[Any]], list[Any]]
+    native: Callable[[int, Tensor], Tensor]
+    common: Callable[[Tensor], Tensor]
+
+
+def samples_first(value: Tensor, info: TensorInfo) -> Tensor:
+    """``[B, ...]``, or ``[B, m, ...]`` where every sample has several entries on the batch axis."""
+    assert info.batch_dim is not None
+    first = value.movedim(info.batch_dim, 0)
+    if info.batch_multiple == 1:
+        return first
+    return first.reshape(-1, info.batch_multiple, *first.shape[1:])
+
+
+def _as_read(value: Tensor, info: TensorInfo) -> Tensor:
+    """The inverse of ``samples_first``."""
+    assert info.batch_dim is not None
+    first = value if info.batch_multiple == 1 else value.flatten(0, 1)
+    return first.movedim(0, info.batch_dim)
+
+
+def cut_of(
+    kind: str,
+    args: Sequence[Any],
+    weight: Tensor | None,
+    reads: Sequence[TensorInfo],
+    made: TensorInfo,
+) -> Cut:
+    """How to cut one op.
+
+    Args:
+        kind: its type.
+        args: its arguments.
+        weight: its stored weight.
+        reads: the values it reads, in the order of its arguments.
+        made: its output.
+    """
+    if kind in ("conv1d", "conv2d", "conv3d") and weight is not None:
+        window = _window(args, weight, made)
+        if window is not None:
+            return window
+    if kind == "linear" and weight is not None:
+        return Cut(_rows, list, _same, _entries)
+    if kind == "add" and len(reads) == 2:
+        return Cut(_elements, list, _same, _entries)
+    return Cut(
+        _whole,
+        list,
+        lambda index, part: _as_read(part, reads[index]),
+        lambda value: samples_first(value, made),
+    )
+
+
+def _same(index: int, part: Tensor) -> Tensor:
+    return part
+
+
+def _entries(value: Tensor) -> Tensor:
+    return value
+
+
+def _whole(
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator
+) -> tuple[list[Tensor], Tensor]:
+    return list(inputs), output
+
+
+def _rows(
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator
+) -> tuple[list[Tensor], Tensor]:
+    """Random rows of what a linear reads and makes: ``[B k, in]`` and ``[B k, out]``."""
+    values = [v.reshape(v.shape[0], -1, v.shape[-1]) for v in (*inputs, output)]
+    samples, rows = values[-1].shape[:2]
+    chosen = _chosen(samples, rows, POSITIONS, generator)
+    parts = [
+        v.gather(1, chosen[..., None].expand(-1, -1, v.shape[-1])).flatten(0, 1) for v in values
+    ]
+    return parts[:-1], parts[-1]
+
+
+def _elements(
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator
+) -> tuple[list[Tensor], Tensor]:
+    """The same random elements of what an add reads and makes: ``[B, k]``."""
+    values = [v.flatten(1) for v in (*inputs, output)]
+    samples, count = values[-1].shape
+    chosen = _chosen(samples, count, ELEMENTS, generator)
+    parts = [v.gather(1, chosen) for v in values]
+    return parts[:-1], parts[-1]
+
+
+def _chosen(samples: int, count: int, most: int, generator: torch.Generator) -> Tensor:
+    """Different indices below ``count`` for each sample, ``[samples, min(count, most)]``."""
+    if count <= most:
+        return torch.arange(count).expand(samples, count)
+    keys = torch.rand(samples, count, generator=generator)
+    return keys.topk(most, 1).indices
+
+
+def _window(args: Sequence[Any], weight: Tensor, made: TensorInfo) -> Cut | None:
+    """Windows of a conv's output, None if it is small enough to be kept whole."""
+    axes = weight.dim() - 2
+    outputs = made.shape[-axes:]
+    side = round(POSITIONS ** (1 / axes))
+    sizes = [min(side, n) for n in outputs]
+    named = dict(zip(("stride", "padding", "dilation"), args[3:6], strict=False))
+    stride, padding, dilation = (
+        _each(named.get(name, default), axes)
+        for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+    )
+    if padding is None or stride is None or dilation is None or sizes == list(outputs):
+        return None
+    kernel = weight.shape[2:]
+    spans = [
+        (n - 1) * s + d * (k - 1) + 1
+        for n, s, d, k in zip(sizes, stride, dilation, kernel, strict=True)
+    ]
+    around = [p for side in reversed(padding) for p in (side, side)]
+
+    def take(
+        inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator
+    ) -> tuple[list[Tensor], Tensor]:
+        (x,) = inputs
+        x, y = (v.flatten(0, -axes - 2) for v in (x, output))
+        x = F.pad(x, around)
+        xs, ys = [], []
+        for one, other in zip(x, y, strict=True):
+            for axis, (n, s, span) in enumerate(zip(sizes, stride, spans, strict=True), 1):
+                room = other.shape[axis] - n + 1
+                at = int(torch.randint(room, (), generator=generator))
+                one, other = one.narrow(axis, at * s, span), other.narrow(axis, at, n)
+            xs.append(one)
+            ys.append(other)
+        return [torch.stack(xs)], torch.stack(ys)
+
+    def arguments(given: list[Any]) -> list[Any]:
+        new = list(given)
+        if len(new) > 4:
+            new[4] = [0] * axes
+        return new
+
+    return Cut(take, arguments, _same, _entries)
+
+
+def _each(value: object, axes: int) -> list[int] | None:
+    """One number per axis; None for a padding that is given by name."""
+    if isinstance(value, int):
+        return [value] * axes
+    if not isinstance(value, list | tuple):
+        return None
+    return [int(v) for v in value] * (axes if len(value) == 1 else 1)
