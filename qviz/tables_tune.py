@@ -13,6 +13,7 @@ import pandas as pd
 from qviz.errors import RecipeError
 from qviz.intervals import relative_change
 from qviz.recipe import Recipe
+from qviz.tune.remedy import Remedies
 from qviz.tune.step import Change
 
 CHANGES = {
@@ -43,6 +44,20 @@ TRIED = {
     "training": "int64",
     "evaluation": "int64",
     "now": "bool",
+}
+REMEDIES = {
+    "site": "str",
+    "remedy": "str",
+    "verdict": "str",
+    "best": "bool",
+    "fall_percent": "float64",
+    "fall_low_percent": "float64",
+    "fall_high_percent": "float64",
+    "luck_percent": "float64",
+    "gain_percent": "float64",
+    "low_percent": "float64",
+    "high_percent": "float64",
+    "seconds": "float64",
 }
 _NONE = float("nan")
 
@@ -191,6 +206,35 @@ def tried_table(
                 one.recipe is not None and one.recipe == now,
             )
             for one in steps
+        ],
+    )
+
+
+def remedies_table(found: Remedies) -> pd.DataFrame:
+    """One row per remedy tried, site after site as in ``found.rows``.
+
+    Columns: ``fall_percent`` is of the divergence from float, ``gain_percent`` of the metric, both
+    relative with their 95 % intervals, positive is better; ``luck_percent`` is what another
+    rounding of the site does by itself.
+    """
+    return _frame(
+        REMEDIES,
+        [
+            (
+                row.site,
+                row.title,
+                row.verdict,
+                row.best,
+                _percent(row.fall),
+                _percent(None if row.fall_interval is None else row.fall_interval.low),
+                _percent(None if row.fall_interval is None else row.fall_interval.high),
+                _percent(row.luck),
+                _percent(row.gain),
+                _percent(row.interval.low),
+                _percent(row.interval.high),
+                _NONE if row.tuning is None else row.tuning.seconds,
+            )
+            for row in found.rows
         ],
     )
 

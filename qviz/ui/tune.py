@@ -10,6 +10,7 @@ from qviz.ui import (
     tune_guided,
     tune_methods,
     tune_now,
+    tune_sites,
     tune_training,
     tune_tried,
 )
@@ -19,6 +20,7 @@ from qviz.ui.workspace import Workspace
 
 TABS = {
     "Methods": tune_methods.methods,
+    "Op by op": tune_sites.sites,
     "Bit widths": tune_bits.bits,
     "Training": tune_training.training,
     "Guided": tune_guided.guided,

@@ -10,9 +10,11 @@ from qviz import reproduce
 from qviz.digits import percent
 from qviz.errors import QvizError
 from qviz.figures_tune import changes_figure, fitted
+from qviz.intervals import Interval
 from qviz.recipe import Recipe
 from qviz.tables_tune import Tried, changes_table, tried
 from qviz.tune.methods import METHODS
+from qviz.tune.remedy import fall_of
 from qviz.tune.result import Tuning
 from qviz.tune.step import Change
 from qviz.ui import tune_words as words
@@ -36,7 +38,10 @@ def result(workspace: Workspace, made: Tuning, *, key: str) -> None:
     metric = workspace.opened.session.metric
     (one,) = tried([made.row()], higher_is_better=metric.higher_is_better)
     with st.container(border=True, key=key):
-        verdict(workspace, one)
+        fall = None
+        if made.before is not None and made.after is not None:
+            fall = fall_of(made.before, made.after, made.seed)[1]
+        verdict(workspace, one, fall)
         if made.notes:
             st.markdown("\n".join(f"- {plain(note)}" for note in made.notes))
         actions(workspace, made.recipe, words.label(one), key=key)
@@ -50,10 +55,16 @@ def result(workspace: Workspace, made: Tuning, *, key: str) -> None:
         st.caption(words.record(one) + words.further(made.record))
 
 
-def verdict(workspace: Workspace, one: Tried) -> None:
-    """What a step did, in a coloured line; noise is called noise."""
+def verdict(workspace: Workspace, one: Tried, fall: Interval | None = None) -> None:
+    """What a step did, in a coloured line; noise is called noise.
+
+    Args:
+        workspace: whose target it stands beside.
+        one: the step.
+        fall: 95 % interval of the relative fall of the divergence, if it is known.
+    """
     metric = workspace.opened.session.metric
-    text = words.headline(one, metric)
+    text = words.headline(one, metric, fall)
     if one.drop is not None:
         said = words.against(one.drop, target_of(workspace))
         text += f" The drop from float is {percent(one.drop)}, {said}."

@@ -9,6 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from qviz.digits import count, duration, number, percent
+from qviz.intervals import Interval
 from qviz.metrics import Metric
 from qviz.search.pipelines import PipelineName
 from qviz.tables_tune import Tried
@@ -43,6 +44,10 @@ BITS = (
 OTHER_START = (
     "The draft has changed since: these allocations began with the draft as it was, and using one "
     "puts its recipe in the place of the present one."
+)
+REMEDIES = (
+    "Every method of seconds on one op alone, for the ops that hurt most. Each attempt begins with "
+    "the draft. An op left in float is measured beside them: more than that no remedy can win."
 )
 SPEARMAN = (
     "The prediction adds up what each layer alone adds to the loss, on calibration samples. How "
@@ -97,6 +102,28 @@ FRONTIER_COLUMNS: Columns = {
 }
 
 
+REMEDY_COLUMNS: Columns = {
+    "site": st.column_config.TextColumn("Op", pinned=True),
+    "remedy": st.column_config.TextColumn("Remedy", width=230),
+    "verdict": st.column_config.TextColumn(
+        "Verdict", help="Noise: no more than the interval, or another rounding, explains"
+    ),
+    "best": st.column_config.CheckboxColumn("Best", help="Of those that help this op"),
+    "fall_percent": _number(
+        "Divergence falls %", format="%+.2f", help="From float, relative; positive is better"
+    ),
+    "fall_low_percent": _number("95 % from", format="%+.2f"),
+    "fall_high_percent": _number("to", format="%+.2f"),
+    "luck_percent": _number(
+        "Luck %", format="%.2f", help="What rounding the op another way does by itself"
+    ),
+    "gain_percent": _number("Metric %", format="%+.3f", help="Relative gain; positive is better"),
+    "low_percent": _number("95 % from ", format="%+.3f"),
+    "high_percent": _number("to ", format="%+.3f"),
+    "seconds": _number("Time (s)", format="%.1f"),
+}
+
+
 def tried_columns(metric: Metric) -> Columns:
     """Columns of the record."""
     name = f"{metric.name} (%)" if metric.unit == "fraction" else metric.name
@@ -126,8 +153,14 @@ def tried_columns(metric: Metric) -> Columns:
     }
 
 
-def headline(one: Tried, metric: Metric) -> str:
-    """What a step did, in a sentence or two."""
+def headline(one: Tried, metric: Metric, ends: Interval | None = None) -> str:
+    """What a step did, in a sentence or two.
+
+    Args:
+        one: the step.
+        metric: what was measured.
+        ends: 95 % interval of the relative fall of the divergence, if it is known.
+    """
     text = f"**{plain(one.title)}**"
     if one.verdict == "not measured":
         return f"{text}: {_changed(one.changes)}. Not measured: there are no evaluation data."
@@ -136,7 +169,14 @@ def headline(one: Tried, metric: Metric) -> str:
     text += f"{percent(one.high, signed=True)}), {VERDICTS[one.verdict]}."
     first, last = one.divergence
     if first == first and last == last:
-        text += f" Divergence from float {number(first)} → {number(last)}."
+        text += f" Divergence from float {number(first)} → {number(last)}"
+        if ends is not None and first:
+            fell = 1 - last / first
+            text += (
+                f", a fall of {percent(fell)} (95 %: {percent(ends.low)} to {percent(ends.high)})"
+            )
+            text += ": noise" if 0.0 in ends else ""
+        text += "."
     return text
 
 
