@@ -24,6 +24,7 @@ Stage = Literal[
     "partial quantization",
     "reconstruction",
     "training",
+    "more bits",
     "roll back",
 ]
 #: ``idle`` found nothing that it could change, ``failed`` could not be applied, ``skipped`` did not

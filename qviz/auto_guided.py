@@ -6,6 +6,7 @@
                              as many as it takes, kept in case nothing better is found
     reconstruction           AdaQuant: parallel, then sequential
     training                 quantization-aware, if there is training data
+    more bits                below 8 bits: the worst ops at 8
 
 Partial quantization comes again after whatever changed the base. It stops as soon as a variant is
 within the target with at most 5 % of the MACs in float; a variant that needs more is kept, and the
@@ -17,6 +18,7 @@ Hubara et al. 2021 (arXiv:2006.10518, section 3) before training.
 
 from __future__ import annotations
 
+from qviz.auto_bits import more_bits
 from qviz.auto_calibrators import calibrators
 from qviz.auto_partial import partial
 from qviz.auto_tune import TRAINING, tune
@@ -55,7 +57,7 @@ def guided(work: Work) -> str:
         if work.first_error is not None:
             raise work.first_error
         return "the time budget was used up before anything was measured"
-    for stage in (fixes, partial, reconstruction, partial, training, partial):
+    for stage in (fixes, partial, reconstruction, partial, training, partial, more_bits):
         if not work.enough:
             stage(work)
     return ended(work)

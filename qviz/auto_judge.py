@@ -83,8 +83,8 @@ def best_of(steps: Sequence[AutoStep], base: AutoStep | None, max_drop: float) -
     return best
 
 
-#: Stages whose steps leave ops in float; the later stages do not build on them.
-BRANCHES = ("partial quantization", "roll back")
+#: Stages whose steps spend float or bits on some ops; the later stages do not build on them.
+BRANCHES = ("partial quantization", "more bits", "roll back")
 
 
 def float_share(graph: Graph, recipe: Recipe) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from qviz.auto import Action, AutoStep, Stage
 from qviz.auto_clock import OutOfTime
-from qviz.auto_judge import SMALL_SHARE, Verdict, rank, rank_of
+from qviz.auto_judge import BRANCHES, SMALL_SHARE, Verdict, rank, rank_of
 from qviz.auto_work import Tried, Work
 from qviz.digits import percent
 from qviz.progress import OnProgress
@@ -45,9 +45,9 @@ class _Search:
 
 def partial(work: Work) -> None:
     """Search the base, and where it was corrected what it was before that; each only once."""
-    for start in _starts(work):
+    for start in starts(work):
         assert start.recipe is not None
-        mode: Mode = "only_this" if _plain(start) else "all_but_this"
+        mode = ranked_by(start)
         done = [s for s in work.steps if s.stage == STAGE and s.way[:-1] == start.way]
         if work.enough or done:
             continue
@@ -57,27 +57,25 @@ def partial(work: Work) -> None:
             _attempt(work, search, "bisect")
 
 
-def _starts(work: Work) -> list[AutoStep]:
-    line = [s for s in work.steps if s.outcome == "kept" and s.stage != STAGE]
-    plain = [s for s in line if _plain(s)]
+def starts(work: Work) -> list[AutoStep]:
+    """The base and, where it was corrected, the last variant of the main line before that."""
+    line = [s for s in work.steps if s.outcome == "kept" and s.stage not in BRANCHES]
+    plain = [s for s in line if ranked_by(s) == "only_this"]
     found = [step for step in (work.base, plain[-1] if plain else None) if step is not None]
     return found[:1] if len(found) == 2 and found[0] is found[1] else found
 
 
-def _plain(step: AutoStep) -> bool:
-    """Whether an op left in float computes what it does in the float model."""
-    return all(a.name in PRESERVING for a in step.way if a.verb == "tune")
+def ranked_by(step: AutoStep) -> Mode:
+    """The ranking that finds what to leave in float: see the module docstring."""
+    tuned = [action.name for action in step.way if action.verb == "tune"]
+    return "only_this" if all(name in PRESERVING for name in tuned) else "all_but_this"
 
 
 def _attempt(work: Work, search: _Search, method: Method) -> AutoStep:
     session, max_drop = work.session, work.options.max_drop
 
     def do(tell: OnProgress) -> Tried:
-        if search.ranking is None:
-            # its own estimate is worth something, that of a search is not
-            search.ranking = session.sensitivity(
-                search.recipe, mode=search.mode, progress=work.clock.guard(tell)
-            )
+        search.ranking = search.ranking or work.ranking(search.recipe, search.mode, tell)
         found, way, points = _searched(work, search, method, tell)
         new = {frozenset(p.skipped) for p in points} - search.sets
         search.sets |= new

@@ -29,6 +29,7 @@ from qviz.evaluate import Evaluation
 from qviz.progress import OnProgress
 from qviz.recipe import Recipe
 from qviz.records import metric_key
+from qviz.sensitivity import Mode, Sensitivity
 from qviz.session import Session
 from qviz.tuning import gained
 
@@ -87,6 +88,7 @@ class Work:
         self.steps: list[AutoStep] = []
         self.base: AutoStep | None = None
         self.first_error: InputError | None = None
+        self._rankings: dict[tuple[Recipe, Mode], Sensitivity] = {}
 
     @property
     def best(self) -> AutoStep | None:
@@ -119,6 +121,16 @@ class Work:
         """Whether the best so far meets the target with little in float."""
         best = self.best
         return self.met and best is not None and best.float_macs <= self.own_share + SMALL_SHARE
+
+    def ranking(self, recipe: Recipe, mode: Mode, tell: OnProgress) -> Sensitivity:
+        """Which ops of a recipe hurt, measured once."""
+        if (recipe, mode) not in self._rankings:
+            # unlike that of a search, its own estimate of the time is worth something
+            guard = self.clock.guard(tell)
+            self._rankings[recipe, mode] = self.session.sensitivity(
+                recipe, mode=mode, progress=guard
+            )
+        return self._rankings[recipe, mode]
 
     def attempt(
         self,

@@ -14,13 +14,16 @@ from cli_kit import Project, images, make_project, result, write_data
 from qviz.cli import main
 from qviz.tune.methods import METHODS
 
-#: Methods that help this model and take no time; the others are left out.
-QUICK = ("statistics", "bias_correction")
-#: 4 bits cost it a quarter of its accuracy.
-HARD = (
+#: 4 bits cost this model a quarter of its accuracy.
+BITS = (
     "--weight-bits", "4", "--activation-bits", "4", "--no-ends-at-8", "--calibrator", "max",
-    *(word for name in METHODS if name not in QUICK for word in ("--without", name)),
 )  # fmt: skip
+FIXES = ("statistics", "bias_correction")
+
+
+def only(*methods: str) -> tuple[str, ...]:
+    """4 bits, and no other methods than these tried."""
+    return (*BITS, *(w for n in METHODS if n not in methods for w in ("--without", n)))
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +50,26 @@ def test_a_target_that_is_met_ends_with_0(
 
 
 @pytest.mark.parametrize(
-    ("drop", "code", "verbs"),
+    ("methods", "drop", "code", "verbs"),
     [
-        ("20%", 0, ["calibrate", "tune"]),
-        ("8%", 0, ["calibrate", "tune", "tune", "search"]),
-        ("0", 1, ["calibrate", "search"]),
+        (FIXES, "20%", 0, ["calibrate", "tune"]),
+        (FIXES, "15%", 0, ["calibrate", "tune", "tune", "search"]),
+        (("more_bits",), "10%", 0, ["calibrate", "tune"]),
+        ((), "0", 1, ["calibrate", "search"]),
     ],
-    ids=["a fix", "fixes and a search", "the last resort"],
+    ids=["a fix", "fixes and a search", "more bits", "a search"],
 )
 def test_the_commands_handed_over_give_the_same_recipe(
     project: Project,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    methods: tuple[str, ...],
     drop: str,
     code: int,
     verbs: list[str],
 ) -> None:
     out = tmp_path / "out"
-    found = result(capsys, project.words("auto", out, *HARD, "--max-drop", drop), code)
+    found = result(capsys, project.words("auto", out, *only(*methods), "--max-drop", drop), code)
     assert [action["verb"] for action in found["best"]["way"]] == verbs
     *commands, export = found["commands"]
     for command in commands:
@@ -77,8 +82,7 @@ def test_the_commands_handed_over_give_the_same_recipe(
 def test_a_target_that_is_missed_ends_with_1_and_the_best_so_far(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without = [word for name in QUICK for word in ("--without", name)]
-    words = project.words("auto", tmp_path / "out", *HARD, *without, "--max-drop", "0")
+    words = project.words("auto", tmp_path / "out", *only(), "--max-drop", "0")
     found = result(capsys, words, code=1)
     assert not found["reached"]
     assert found["best"]["drop"] > 0

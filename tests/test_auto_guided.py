@@ -14,6 +14,7 @@ from auto_kit import opened, parts
 
 from qviz.auto import AutoEvent, AutoOptions, AutoResult, AutoStep
 from qviz.auto_clock import Clock
+from qviz.auto_judge import BRANCHES
 from qviz.auto_run import auto
 from qviz.data import as_data
 from qviz.errors import Cancelled, DataError, MetricError, QvizError, TuneError
@@ -27,11 +28,9 @@ HARD: dict[str, Any] = {
     "weight_bits": 4,
     "activation_bits": 4,
     "ends_at_8": False,
-    "options": {"bias_tuning": {"epochs": "1"}},
+    "options": {"bias_tuning": {"epochs": "1"}, "adaquant": {"iterations": "5"}},
     "without": ("smoothing",),
 }
-if "adaquant" in METHODS:
-    HARD["options"]["adaquant"] = {"iterations": "5"}
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +56,9 @@ def told(steps: tuple[AutoStep, ...]) -> list[AutoStep]:
 
 def test_the_stages_come_in_order_of_what_they_cost(whole: AutoResult) -> None:
     stages = list(dict.fromkeys(step.stage for step in whole.steps))
-    order = ["calibrators", "cheap fixes", "partial quantization", "reconstruction"]
-    assert stages == order[: len(stages)]
+    assert stages == [
+        "calibrators", "cheap fixes", "partial quantization", "reconstruction", "more bits",
+    ]  # fmt: skip
     assert [s.name for s in whole.steps if s.stage == "calibrators"] == list(HARD["calibrators"])
 
 
@@ -111,7 +111,7 @@ def test_a_fix_starts_from_what_was_kept_before_it(whole: AutoResult) -> None:
     for step in whole.steps:
         if step.stage == "cheap fixes" and step.way:
             assert step.way[:-1] == way
-        if step.outcome == "kept" and step.stage != "partial quantization":
+        if step.outcome == "kept" and step.stage not in BRANCHES:
             way = step.way
 
 
