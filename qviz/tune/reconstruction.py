@@ -15,19 +15,22 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from qviz.affine import Grid, fake_quantize, symmetric_params
+from qviz.collate import Batch, concatenate
 from qviz.errors import TuneError
 from qviz.execute import Edit
 from qviz.progress import Reporter
 from qviz.recipe import TensorRange, resolve
 from qviz.simulate import FakeQuantize
 from qviz.tune.lockstep import BUDGET, peak_bytes
-from qviz.tune.reconstruction_cache import Split, record
+from qviz.tune.reconstruction_cache import record
 from qviz.tune.reconstruction_fit import Fit, fit
 from qviz.tune.reconstruction_state import AsItIs, State, Variables
 from qviz.tune.reconstruction_units import Unit, Units
 from qviz.tune.reconstruction_walk import Walk
-from qviz.tune.samples import drawn
+from qviz.tune.samples import drawn, rows_of
 from qviz.tune.step import Change, Option, Step, Subject
 from qviz.weights import NOTHING, TunedWeights, with_bias
 
@@ -81,7 +84,7 @@ def reconstruct(
         TuneError: nothing can be fitted, there is one sample, or every fit diverged.
     """
     if not units.found:
-        raise TuneError(title, _nothing(units), "Make a conv, linear or matmul int8")
+        raise TuneError(title, _nothing(units), "Make ops int8 that have a weight of their own")
     if min(settings.samples, subject.calibration.count) < 2:
         raise TuneError(
             title,
@@ -121,15 +124,8 @@ class _Work:
         room = BUDGET // max(1, walks * peak_bytes(subject.simulator.program))
         self._samples = min(asked, max(2, room))
         self._short = asked - self._samples
-        self._split = Split.of(self._samples, settings.holdout, subject.seed)
-        batches = list(
-            drawn(
-                subject.calibration,
-                self._samples,
-                seed=subject.seed,
-                size=min(subject.batch_size, self._samples),
-            )
-        )
+        self._held_out = min(self._samples - 1, max(1, round(settings.holdout * self._samples)))
+        batches, self._apart = _batches(subject, self._samples, self._held_out)
         self._reference = Walk(subject.original.program, {}, batches)
         edits = subject.simulator.edits(subject.recipe) if self._sequential else {}
         self._own = self._reference if same else Walk(subject.simulator.program, edits, batches)
@@ -143,7 +139,7 @@ class _Work:
             subject.simulator,
             self._reference,
             self._own,
-            self._split,
+            held_out=self._apart,
             seed=subject.seed,
         )
         before = AsItIs(unit, cache, subject.simulator, self.recipe)
@@ -218,7 +214,7 @@ class _Work:
         """What a person should know."""
         fits, found = self._fits, []
         improved = [f for f in fits if f.improved]
-        text = f"{len(improved)} of {len(fits)} ops are better on {self._split.held_out} held-out"
+        text = f"{len(improved)} of {len(fits)} ops are better on {self._held_out} held-out"
         found.append(f"{text} samples; no fit saw these")
         if self.kept:
             found.append(
@@ -240,7 +236,7 @@ class _Work:
 
     def numbers(self) -> dict[str, float | int | str]:
         """For the record; losses are means over the ops."""
-        fits, held_out = self._fits, self._split.held_out
+        fits = self._fits
         kept = [f for f in fits if f.state is not None]
 
         def mean(values: Iterable[float]) -> float:
@@ -248,8 +244,8 @@ class _Work:
 
         return {
             "macs": round(self._walked + sum(f.macs for f in fits)),
-            "fitted": self._samples - held_out,
-            "held_out": held_out,
+            "fitted": self._samples - self._held_out,
+            "held_out": self._held_out,
             "ops": len(fits),
             "improved": sum(f.improved for f in fits),
             "diverged": len(self.diverged),
@@ -258,6 +254,19 @@ class _Work:
             "fitted_before": mean(f.fitted_before for f in kept),
             "fitted_after": mean(f.fitted_after if f.improved else f.fitted_before for f in kept),
         }
+
+
+def _batches(subject: Subject, samples: int, held_out: int) -> tuple[list[Batch], int]:
+    """Calibration samples at random, those held out in batches of their own, which come first.
+
+    Returns:
+        The batches, and how many of them are held out.
+    """
+    size = min(subject.batch_size, samples)
+    some = concatenate(list(drawn(subject.calibration, samples, seed=subject.seed, size=size)))
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(subject.seed))
+    apart = [rows_of(some, rows) for rows in order[:held_out].split(size)]
+    return [*apart, *(rows_of(some, rows) for rows in order[held_out:].split(size))], len(apart)
 
 
 def _few(names: Sequence[str]) -> str:

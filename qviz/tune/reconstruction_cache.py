@@ -47,45 +47,8 @@ class Cache:
     call: Callable[[Mapping[int, Tensor], Tensor | None, Tensor | None], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Samples to fit on and samples held out.
-
-    Attributes:
-        order: sample numbers in random order, those held out first.
-        held_out: how many are held out.
-    """
-
-    order: Tensor
-    held_out: int
-
-    @staticmethod
-    def of(count: int, share: float, seed: int) -> Split:
-        """Hold out a share of ``count`` samples, at least one and not all."""
-        generator = torch.Generator().manual_seed(seed)
-        held_out = min(count - 1, max(1, round(share * count)))
-        return Split(torch.randperm(count, generator=generator), held_out)
-
-    def kept(self, most: int) -> Tensor:
-        """At most so many samples in the same proportion, bool ``[count]``."""
-        count = len(self.order)
-        share = min(1.0, max(FEWEST, most) / count)
-        held = max(1, round(share * self.held_out))
-        fitted = max(1, round(share * (count - self.held_out)))
-        kept = torch.zeros(count, dtype=torch.bool)
-        kept[self.order[:held]] = True
-        kept[self.order[self.held_out : self.held_out + fitted]] = True
-        return kept
-
-    def is_held_out(self) -> Tensor:
-        """Bool ``[count]``."""
-        found = torch.zeros(len(self.order), dtype=torch.bool)
-        found[self.order[: self.held_out]] = True
-        return found
-
-
 def record(
-    unit: Unit, simulator: Simulator, reference: Walk, own: Walk, split: Split, *, seed: int
+    unit: Unit, simulator: Simulator, reference: Walk, own: Walk, *, held_out: int, seed: int
 ) -> Cache:
     """What a unit reads in ``own`` and should make as in ``reference``; both advance to it.
 
@@ -94,60 +57,68 @@ def record(
         simulator: of the graph that ``own`` walks through.
         reference: the untouched float model.
         own: the subject: its float values, or its quantized prefix.
-        split: of the samples.
+        held_out: how many of the first batches are held out.
         seed: of the parts of each sample that are kept.
     """
     program, graph, first = own.program, simulator.graph, unit.steps[0]
-    step = program.steps[first]
     reference.reach(first)
     own.reach(first)
-    args, _ = fill(step, own.values[0])
-    found = [
-        (position, slot)
-        for position, given in enumerate(args)
-        for slot in step.reads
-        if slot in program.tensor_of_slot and given is own.values[0][slot]
-    ]
-    positions, slots = [p for p, _ in found], [s for _, s in found]
-    reads = [graph.tensors[program.tensor_of_slot[s]] for s in slots]
+    places = _places(program, unit, own.values[0])
+    reads = [graph.tensors[program.tensor_of_slot[slot]] for _, slot in places]
     made = graph.tensors[unit.op]
     weight = weight_of(graph, unit.op)
-    stored = None if weight is None else get_attr(graph.module, weight.tensor)
-    cut = cut_of(graph.ops[unit.op].type, args, stored, reads, made)
+    cut = cut_of(
+        graph.ops[unit.op].type,
+        fill(program.steps[first], own.values[0])[0],
+        None if weight is None else get_attr(graph.module, weight.tensor),
+        reads,
+        made,
+    )
     generator = torch.Generator().manual_seed(seed * 1_000_003 + first)
-    parts: list[tuple[list[Tensor], Tensor]] = []
-    owners: list[Tensor] = []
-    done, kept = 0, None
+    inputs: list[list[Tensor]] = []
+    outputs: list[Tensor] = []
+    share = 1.0
     for number, values in enumerate(own.values):
         target = samples_first(_target(unit, graph, reference, number), made)
-        inputs = [samples_first(values[s], i) for s, i in zip(slots, reads, strict=True)]
-        if kept is None:
-            kept = split.kept(CACHE // _bytes(cut, inputs, target))
-        rows = kept[done : done + len(target)].nonzero().flatten()
-        if len(rows):
-            parts.append(cut.take([x[rows] for x in inputs], target[rows], generator))
-            each = len(parts[-1][1]) // len(rows)
-            owners.append((rows + done).repeat_interleave(each))
-        done += len(target)
-    output = torch.cat([made for _, made in parts])
-    held_out = split.is_held_out()[torch.cat(owners)]
+        whole = [samples_first(values[s], i) for (_, s), i in zip(places, reads, strict=True)]
+        if number == 0:
+            share = _share(cut, whole, target, own.samples)
+        rows = slice(math.ceil(share * len(target)))
+        parts, output = cut.take([x[rows] for x in whole], target[rows], generator)
+        inputs.append(parts)
+        outputs.append(output)
+    entries = torch.arange(sum(map(len, outputs)))
+    others = sum(map(len, outputs[:held_out]))
     return Cache(
         {
-            p: program.layout(torch.cat([inputs[i] for inputs, _ in parts]))
-            for i, p in enumerate(positions)
+            position: program.layout(torch.cat([parts[i] for parts in inputs]))
+            for i, (position, _) in enumerate(places)
         },
-        program.layout(output),
-        (~held_out).nonzero().flatten(),
-        held_out.nonzero().flatten(),
-        graph.ops[unit.op].macs * output[0].numel() / max(1, math.prod(map(abs, made.shape))),
-        _caller(unit, simulator.differentiable, own, cut, positions),
+        program.layout(torch.cat(outputs)),
+        entries[others:],
+        entries[:others],
+        graph.ops[unit.op].macs * outputs[0][0].numel() / max(1, math.prod(map(abs, made.shape))),
+        _caller(unit, simulator.differentiable, own, cut, [p for p, _ in places]),
     )
 
 
-def _bytes(cut: Cut, inputs: Sequence[Tensor], target: Tensor) -> int:
-    """Bytes of one sample's parts."""
+def _places(program: Program, unit: Unit, values: Sequence[Any]) -> list[tuple[int, int]]:
+    """(argument position, slot) of everything that a unit reads beside what is stored."""
+    step = program.steps[unit.steps[0]]
+    args, _ = fill(step, list(values))
+    return [
+        (position, slot)
+        for position, given in enumerate(args)
+        for slot in step.reads
+        if slot in program.tensor_of_slot and given is values[slot]
+    ]
+
+
+def _share(cut: Cut, inputs: Sequence[Tensor], target: Tensor, samples: int) -> float:
+    """Part of the samples whose values fit in memory."""
     parts, output = cut.take([x[:1] for x in inputs], target[:1], torch.Generator())
-    return max(1, sum(v.numel() * v.element_size() for v in (*parts, output)))
+    size = sum(v.numel() * v.element_size() for v in (*parts, output))
+    return min(1.0, max(FEWEST, CACHE // max(1, size)) / samples)
 
 
 def _target(unit: Unit, graph: Graph, reference: Walk, number: int) -> Tensor:

@@ -20,6 +20,8 @@ from qviz.graph import TensorInfo
 
 #: Output positions kept per sample, about.
 POSITIONS = 256
+#: Rows kept of a batch whose samples are mixed.
+MIXED = 32 * POSITIONS
 #: Elements of an add kept per sample.
 ELEMENTS = 4096
 
@@ -43,8 +45,13 @@ class Cut:
 
 
 def samples_first(value: Tensor, info: TensorInfo) -> Tensor:
-    """``[B, ...]``, or ``[B, m, ...]`` where every sample has several entries on the batch axis."""
-    assert info.batch_dim is not None
+    """``[B, ...]``, or ``[B, m, ...]`` where every sample has several entries on the batch axis.
+
+    Where samples cannot be told apart (rows of many tokens and samples mixed), the whole batch is
+    one: ``[1, ...]``.
+    """
+    if info.batch_dim is None:
+        return value[None]
     first = value.movedim(info.batch_dim, 0)
     if info.batch_multiple == 1:
         return first
@@ -52,7 +59,7 @@ def samples_first(value: Tensor, info: TensorInfo) -> Tensor:
 
 
 def _as_read(value: Tensor, info: TensorInfo) -> Tensor:
-    """The inverse of ``samples_first``."""
+    """The inverse of ``samples_first`` for samples that can be told apart."""
     assert info.batch_dim is not None
     first = value if info.batch_multiple == 1 else value.flatten(0, 1)
     return first.movedim(0, info.batch_dim)
@@ -110,7 +117,7 @@ def _rows(
     """Random rows of what a linear reads and makes: ``[B k, in]`` and ``[B k, out]``."""
     values = [v.reshape(v.shape[0], -1, v.shape[-1]) for v in (*inputs, output)]
     samples, rows = values[-1].shape[:2]
-    chosen = _chosen(samples, rows, POSITIONS, generator)
+    chosen = _chosen(samples, rows, POSITIONS if samples > 1 else MIXED, generator)
     parts = [
         v.gather(1, chosen[..., None].expand(-1, -1, v.shape[-1])).flatten(0, 1) for v in values
     ]

@@ -145,5 +145,5 @@ def fit(
 
 def _power(values: Tensor) -> float:
     """Mean square; 1 where everything is zero, so that an error over it stays an error."""
-    found = float(values.double().square().mean())
+    found = float(values.square().mean())
     return found if found > 0 else 1.0

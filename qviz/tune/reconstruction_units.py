@@ -119,7 +119,10 @@ def _reason(graph: Graph, program: Program, op: Op) -> str | None:
     reads = [
         graph.tensors[program.tensor_of_slot[s]] for s in step.reads if s in program.tensor_of_slot
     ]
-    if any(info.batch_dim is None for info in (*reads, graph.tensors[op.name])):
+    values = [*reads, graph.tensors[op.name]]
+    if any(info.batch_dim is None and -1 not in info.shape for info in values):
+        return "it does not depend on the samples"
+    if any(info.batch_dim is None for info in values) and op.type != "linear":
         return "its samples cannot be told apart"
     return None
 

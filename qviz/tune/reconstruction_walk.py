@@ -23,11 +23,13 @@ class Walk:
     Attributes:
         program: what runs.
         values: of each batch, by slot.
+        samples: in all batches.
     """
 
     def __init__(self, program: Program, edits: Edits, batches: Sequence[Batch]) -> None:
         self.program = program
         self.values = [program.inputs(b) for b in batches]
+        self.samples = sum(b.size for b in batches)
         self._edits: dict[int, list[tuple[int, Edit]]] = {k: list(v) for k, v in edits.items()}
         self._next = 0
 
