@@ -155,15 +155,6 @@ def brief(name: str, most: int = NAME) -> str:
     return f"…{name[1 - most :].lstrip('.:/')}"
 
 
-def fitted(changes: Sequence[Change]) -> dict[str, list[Change]]:
-    """Changes with a positive number before and after, by unit; those that can be compared."""
-    found: dict[str, list[Change]] = {}
-    for one in changes:
-        if one.before is not None and one.after is not None and min(one.before, one.after) > 0:
-            found.setdefault(one.unit, []).append(one)
-    return {unit: rows for unit, rows in found.items() if len(rows) > 1}
-
-
 def changes_figure(changes: Sequence[Change], unit: str) -> go.Figure:
     """One number per op before and after a fit, logarithmic, largest gain first.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qviz import background
+from qviz.auto import Strategy
 from qviz.errors import Cancelled, QvizError
 from qviz.jobs import Job, Snapshot, Worker
 from qviz.notebook_html import View
@@ -25,6 +26,7 @@ from qviz.recipe import Recipe
 from qviz.search.skip import Method, SearchResult
 from qviz.sensitivity import Granularity, Mode, Operands, Sensitivity
 from qviz.session import Session
+from qviz.tune.qat_options import QATOptions
 
 #: Shortest time between two pictures of a running job, in seconds.
 EVERY = 0.25
@@ -209,6 +211,58 @@ class Verbs:
             self._session, recipe, max_drop=max_drop, method=method, sensitivity=sensitivity
         )
         return self.run("Search", work)
+
+    def tune(
+        self,
+        method: str,
+        recipe: Recipe | None = None,
+        *,
+        ops: Sequence[str] | None = None,
+        name: str | None = None,
+        **options: float | int | str | bool,
+    ) -> Watch:
+        """``Session.tune``."""
+        work = background.tune(self._session, method, recipe, ops=ops, name=name, **options)
+        return self.run(f"Tune ({method})", work)
+
+    def qat(self, recipe: Recipe | None = None, options: QATOptions | None = None) -> Watch:
+        """``Session.qat``; the loss of each epoch comes as it is measured."""
+        chosen = recipe or self._session.recipe()
+        return self.run("Train", background.qat(self._session, chosen, options))
+
+    def remedies(
+        self,
+        recipe: Recipe,
+        *,
+        sites: int | Sequence[str] = 3,
+        sensitivity: Sensitivity | None = None,
+        methods: Sequence[str] | None = None,
+    ) -> Watch:
+        """``Session.remedies``; each attempt comes as it is measured."""
+        work = background.remedies(
+            self._session, recipe, sites=sites, sensitivity=sensitivity, methods=methods
+        )
+        return self.run("Remedies", work)
+
+    def auto(
+        self,
+        *,
+        max_drop: float = 0.01,
+        strategy: Strategy = "guided",
+        time_budget: float | None = None,
+        weight_bits: int = 8,
+        activation_bits: int = 8,
+    ) -> Watch:
+        """``Session.auto``; each step comes as it ends."""
+        work = background.auto(
+            self._session,
+            max_drop=max_drop,
+            strategy=strategy,
+            time_budget=time_budget,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+        )
+        return self.run("Escalate", work)
 
     def export(
         self,

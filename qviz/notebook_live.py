@@ -8,7 +8,8 @@ from typing import Any
 
 from qviz.digits import duration
 from qviz.jobs import Job, Snapshot
-from qviz.notebook_html import bar
+from qviz.notebook_html import Table, bar, html_table
+from qviz.notebook_tune import partial_table
 from qviz.progress import Progress
 from qviz.search.skip import SkipPoint
 from qviz.sensitivity import Sensitivity
@@ -114,7 +115,8 @@ def partial_html(partial: object) -> str:
             ("ops in float", "drop measured", "step"),
             [(str(len(p.skipped)), f"{p.drop:+.2%}", escape(p.step)) for p in partial[-ROWS:]],
         )
-    return ""
+    found = partial_table(partial)
+    return "" if found is None else html_table(Table(found))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

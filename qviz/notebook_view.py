@@ -22,6 +22,7 @@ from qviz.graph import Graph
 from qviz.node_data import OpNumber
 from qviz.notebook_html import Table, View
 from qviz.notebook_ranges import calibration_view, candidates_view, histogram_view
+from qviz.notebook_tune import auto_view, frontier_view, remedies_view, tuning_view
 from qviz.recipe import Recipe
 from qviz.search.skip import SearchResult
 from qviz.sensitivity import Sensitivity
@@ -82,6 +83,7 @@ def recipe_view(recipe: Recipe) -> View:
         f"Recipe: {recipe.calibrator} ranges of {len(recipe.ranges)} tensors, "
         f"weights {recipe.weight_bits} bits {channel}, activations {recipe.activation_bits} bits, "
         f"profile {recipe.profile}{default}; {float_ops or 'nothing'} left in float by choice"
+        + (f"; tuned weights {recipe.weights}" if recipe.weights else "")
     )
     words = {True: "int8", False: "float", None: "as the rest"}
     exceptions = pd.DataFrame(
@@ -220,6 +222,10 @@ VIEWS: dict[tuple[str, str], Maker] = {
     ("qviz.graph", "Graph"): graph_view,
     ("qviz.session", "Session"): session_view,
     ("qviz.int8.certificate", "Certificate"): certificate_view,
+    ("qviz.tune.result", "Tuning"): tuning_view,
+    ("qviz.tune.remedy", "Remedies"): remedies_view,
+    ("qviz.auto", "AutoResult"): auto_view,
+    ("qviz.search.widths", "Frontier"): frontier_view,
     ("qviz.notebook_html", "View"): lambda shown: shown,
 }
 #: By the type of the items of a tuple.

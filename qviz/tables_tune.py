@@ -165,6 +165,15 @@ def described(options: Mapping[str, object], ops: Sequence[str] | None = None) -
     return ", ".join(parts)
 
 
+def comparable(changes: Sequence[Change]) -> dict[str, list[Change]]:
+    """Changes with a positive number before and after, by unit; those that can be compared."""
+    found: dict[str, list[Change]] = {}
+    for one in changes:
+        if one.before is not None and one.after is not None and min(one.before, one.after) > 0:
+            found.setdefault(one.unit, []).append(one)
+    return {unit: rows for unit, rows in found.items() if len(rows) > 1}
+
+
 def changes_table(changes: Sequence[Change]) -> pd.DataFrame:
     """One row per thing changed; ``before`` and ``after`` are in the row's own ``unit``."""
     rows = [

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from qviz.figures_tune import brief, changes_figure, epochs_figure, fitted, steps_figure
+from qviz.figures_tune import brief, changes_figure, epochs_figure, steps_figure
 from qviz.recipe import Recipe
-from qviz.tables_tune import changes_table, described, tried, tried_table
+from qviz.tables_tune import changes_table, comparable, described, tried, tried_table
 from qviz.tune.qat_options import Epoch
 from qviz.tune.step import Change
 
@@ -117,7 +117,7 @@ def test_only_changes_with_a_number_before_and_after_are_compared() -> None:
     a, b = Change("a", "weight", 4.0, 1.0, "mse"), Change("b", "weight", 2.0, 1.9, "mse")
     bits = Change("a", "bits", 8, 4, "bits")
     nothing = replace(a, before=None)
-    assert fitted([a, b, bits, nothing]) == {"mse": [a, b]}
+    assert comparable([a, b, bits, nothing]) == {"mse": [a, b]}
 
 
 def test_the_largest_gain_of_a_fit_stands_on_top() -> None:

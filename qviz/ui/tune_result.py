@@ -9,10 +9,10 @@ import streamlit as st
 from qviz import reproduce
 from qviz.digits import percent
 from qviz.errors import QvizError
-from qviz.figures_tune import changes_figure, fitted
+from qviz.figures_tune import changes_figure
 from qviz.intervals import Interval
 from qviz.recipe import Recipe
-from qviz.tables_tune import Tried, changes_table, tried
+from qviz.tables_tune import Tried, changes_table, comparable, tried
 from qviz.tune.methods import METHODS
 from qviz.tune.remedy import fall_of
 from qviz.tune.result import Tuning
@@ -150,7 +150,7 @@ def changed(changes: Sequence[Change], *, key: str) -> None:
     if not box.open:
         return
     with box:
-        for i, (unit, rows) in enumerate(fitted(changes).items()):
+        for i, (unit, rows) in enumerate(comparable(changes).items()):
             chart(
                 changes_figure(rows, unit),
                 key=f"{key}_figure_{i}",
