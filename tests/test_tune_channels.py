@@ -338,7 +338,7 @@ def mixed(m: nn.Module, x: Tensor) -> Tensor:
         ),
         (
             lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 4)),
-            "0: left alone, its output is normalized by 1",
+            "0: left alone, its output goes through layer_norm, which no factor passes",
         ),
     ],
     ids=["a product of both", "a number added", "the input added", "a norm"],

@@ -104,6 +104,9 @@ class Walk:
         if made is not None:
             self.labels[step.slot] = made
             return
+        self._stopped(step)
+
+    def _stopped(self, step: Step) -> None:
         kind = optypes.label(self.node[step.slot])
         for read in step.reads:
             self.fix(read, f"goes through {kind}, which no factor passes")
@@ -136,8 +139,7 @@ class Walk:
 
     def _norm(self, step: Step, value: Tensor) -> None:
         at, bias_at, axis = _NORMS[step.target]
-        for read in step.reads:
-            self.fix(read, f"is normalized by {self.op.get(step.slot, 'a norm')}")
+        self._stopped(step)
         node = self.node[step.slot]
         bias = node.args[bias_at] if bias_at is not None and len(node.args) > bias_at else None
         self._made_by_norm(step, value, axis, node.args[at] if len(node.args) > at else None, bias)

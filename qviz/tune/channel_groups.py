@@ -7,8 +7,7 @@ stays what it is but for rounding; with powers of two even the bits stay.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -220,21 +219,23 @@ def spread_factors(s: Tensor, where: Tensor) -> Tensor:
     return torch.where(where >= 0, s[where.clamp(min=0)], 1.0)
 
 
-def reasons(found: Labels) -> tuple[str, ...]:
-    """Why the other producers keep their scale: one sentence per reason, most frequent first."""
-    why: dict[str, Counter[str]] = {}
+def reasons(found: Labels, *, norms: bool = False) -> tuple[str, ...]:
+    """Why channels keep their scale: one sentence per reason, that of most ops first.
+
+    Args:
+        found: the labelled graph.
+        norms: of the norms, else of the convolutions and linears.
+    """
+    why: dict[str, list[str]] = {}
     for producer in found.producers:
-        labels = producer.labels.tolist()
-        fixed = [n for n in labels if found.root(n) == FIXED]
-        if fixed:
-            text = found.why(fixed[0])
-            why.setdefault(text, Counter())[producer.op] = len(fixed)
-    ordered: Mapping[str, Counter[str]] = dict(sorted(why.items(), key=lambda item: -len(item[1])))
-    return tuple(f"{_some(ops)}: left alone, its output {text}" for text, ops in ordered.items())
+        fixed = [n for n in producer.labels.tolist() if found.root(n) == FIXED]
+        if fixed and norms == (producer.layout is None):
+            why.setdefault(found.why(fixed[0]), []).append(producer.op)
+    ordered = sorted(why.items(), key=lambda item: -len(item[1]))
+    return tuple(f"{_some(ops)}: left alone, its output {text}" for text, ops in ordered)
 
 
-def _some(ops: Counter[str]) -> str:
-    names = list(ops)
+def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 

@@ -107,7 +107,7 @@ def apply(subject: Subject, *, shared: bool = True, least_gain: float = 0.25) ->
     if not taken:
         raise TuneError(
             "cross-layer equalization",
-            f"the weights of {len(able)} groups of channels would not gain {least_gain:g} dB",
+            f"no group of channels gains {least_gain:g} dB of weight SQNR ({len(able)} tried)",
             "Leave it out; it helps where one scale per weight tensor meets uneven channels",
         )
     left = len(able) - len(taken)

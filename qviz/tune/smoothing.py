@@ -112,7 +112,7 @@ def apply(subject: Subject, *, strength: float = 0.0, samples: int = 64) -> Step
     if not taken:
         raise TuneError(
             "smoothing",
-            f"no strength lowers the error behind any of {len(able)} norms",
+            f"no strength lowers the error behind a norm ({len(able)} tried)",
             "Leave it out; it helps where a few channels are much larger than the others",
         )
     left = len(able) - len(taken)
@@ -205,7 +205,7 @@ def _able(subject: Subject) -> tuple[list[Group], tuple[str, ...]]:
     """Groups of which all readers are int8 linears, and why others must keep their scale."""
     every, found = groups(subject.simulator, subject.calibration)
     decisions = resolve(subject.recipe, subject.graph)
-    notes = list(reasons(found))
+    notes = list(reasons(found, norms=True))
     able = []
     for group in every:
         readers = [r for r, _ in group.readers]
