@@ -28,7 +28,7 @@ from qviz.tune.qat_finish import finish
 from qviz.tune.qat_loss import Loss, Objective, unlabelled
 from qviz.tune.qat_model import QATModel, prepare
 from qviz.tune.qat_options import LEARNED_RANGES, Epoch, QATOptions, QATResult
-from qviz.tune.qat_parameters import trainable
+from qviz.tune.qat_parameters import read_by, trainable
 from qviz.tune.qat_result import result_of
 from qviz.tune.qat_state import Checkpoints
 from qviz.tune.qat_trainer import MakeOptimizer, OnEpoch, Trainer
@@ -70,8 +70,7 @@ OPTIONS: tuple[Option, ...] = (
 
 def sites(subject: Subject) -> tuple[str, ...]:
     """Ops with weights that training changes, in execution order."""
-    graph = subject.graph
-    return tuple(n for n in graph.ops if subject.wants(n) and trainable(graph, [n]))
+    return tuple(op for op in read_by(subject.graph) if subject.wants(op))
 
 
 def apply(subject: Subject, **options: float | int | str | bool) -> Step:

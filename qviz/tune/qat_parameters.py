@@ -22,18 +22,27 @@ def trainable(graph: Graph, ops: Sequence[str] | None = None) -> tuple[str, ...]
         graph: the model.
         ops: only parameters that these ops read; None is all.
     """
+    found = read_by(graph)
+    wanted = found if ops is None else [op for op in found if op in ops]
+    return tuple(dict.fromkeys(name for op in wanted for name in found[op]))
+
+
+def read_by(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Op -> the weights and biases that it reads; in execution order, without those of none."""
     weights = {o.tensor for o in graph.operands.values() if o.kind == "weight"}
-    nodes = {op.node: op.name for op in graph.ops.values()}
-    found: dict[str, None] = {}
+    names = {op.node: op.name for op in graph.ops.values()}
+    found: dict[str, tuple[str, ...]] = {}
     for node in graph.module.graph.nodes:
-        if node.op != "call_function" or (ops is not None and nodes.get(node.name) not in ops):
-            continue
-        for role, source in _roles(node):
-            if role in ("weight", "bias") or source in weights:
-                value = get_attr(graph.module, source)
-                if value.is_floating_point():
-                    found[source] = None
-    return tuple(found)
+        if node.op == "call_function":
+            read = [
+                source
+                for role, source in _roles(node)
+                if (role in ("weight", "bias") or source in weights)
+                and get_attr(graph.module, source).is_floating_point()
+            ]
+            if read:
+                found[names.get(node.name, node.name)] = tuple(read)
+    return found
 
 
 def _roles(node: fx.Node) -> list[tuple[str, str]]:
