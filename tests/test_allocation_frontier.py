@@ -21,10 +21,11 @@ from qviz.recipe import resolve
 from qviz.rewrite import get_attr
 from qviz.search import pipelines
 from qviz.search.allocation_problem import Problem
+from qviz.search.checking import divided
 from qviz.search.frontier import cheapest, frontier, limits_of, measured
 from qviz.search.layer_losses import LayerLosses, measure
 from qviz.search.mixing import Networks
-from qviz.search.pipelines import divided, run, within
+from qviz.search.pipelines import run, within
 from qviz.search.preparing import CANDIDATES, at_bits, base_recipe, offered, prepare
 from qviz.search.widths import BASE, Allocation, Frontier, Limit, Width
 from qviz.simulate import Simulator
@@ -219,9 +220,11 @@ def test_a_step_that_cannot_be_applied_says_why_and_the_rest_goes_on(
 ) -> None:
     stub(monkeypatch, statistics=impossible, bias_tuning=unchanged, adaquant=rounding)
     found = run(subject(), "advanced", within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
-    assert [stage.name for stage in found.stages] == ["allocation", "statistics", "bias_tuning"]
-    assert found.stages[1].notes == ("statistics: there are none. Give some.",)
-    assert not found.stages[1].kept
+    names = ["adaquant", "adaquant", "allocation", "statistics", "bias_tuning"]
+    assert [stage.name for stage in found.stages] == names
+    assert found.stages[3].notes == ("statistics: there are none. Give some.",)
+    assert [stage.kept for stage in found.stages[2:]] == [True, False, False]
+    assert found.stages[4].notes == ()  # nothing was changed, so nothing was lost either
 
 
 def losses_of(networks: Networks) -> LayerLosses:
@@ -253,7 +256,10 @@ def test_the_advanced_pipeline_takes_each_layers_weights_from_its_width(
     ASKED.clear()
     found = run(subject(), "advanced", within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
     assert ASKED == [(8, 12), (4, 12)]
-    assert found.last.notes == ("W8A8: 8 bits", "W4A4: 4 bits")
+    assert [(stage.title, stage.notes) for stage in found.stages[:2]] == [
+        ("adaquant, all at W8A8", ("8 bits",)),
+        ("adaquant, all but first and last at W4A4", ("4 bits",)),
+    ]
     tuned = tuned_graph(GRAPH, found.last.weights)
     for name, width in found.allocation.widths:
         operand = weight_of(GRAPH, name)

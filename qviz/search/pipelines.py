@@ -17,15 +17,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qviz.data import Batch, Data, as_data
 from qviz.errors import TuneError
-from qviz.evaluate import outputs
 from qviz.recipe import Recipe
 from qviz.search.allocation import allocate
 from qviz.search.allocation_problem import Problem, Times
+from qviz.search.checking import Check, divided
 from qviz.search.layer_losses import LayerLosses
 from qviz.search.mixing import Networks, Prepared
-from qviz.search.preparing import base_recipe, prepare, tuned_divergence
+from qviz.search.preparing import base_recipe, prepare
 from qviz.search.widths import BASE, Allocation, CostKind, Limit, Width
 from qviz.tune.methods import method
 from qviz.tune.step import Change, Step, Subject
@@ -33,9 +32,6 @@ from qviz.weights import NOTHING, TunedWeights
 
 PipelineName = Literal["plain", "light", "advanced"]
 
-#: Calibration samples, the last ones, that no fit sees and every step is checked on; at most a
-#: quarter of them.
-HELD_OUT = 128
 AFTER: Mapping[str, tuple[str, ...]] = {
     "plain": (),
     "light": ("statistics",),
@@ -52,7 +48,7 @@ class Stage:
     """What a pipeline has after one of its stages.
 
     Attributes:
-        name: ``allocation``, ``statistics``, ``bias_tuning``.
+        name: ``adaquant``, ``allocation``, ``statistics``, ``bias_tuning``.
         title: in words.
         recipe: the decision so far.
         weights: tuned so far, relative to the subject's graph.
@@ -82,7 +78,7 @@ class Pipeline:
         name: ``plain``, ``light`` or ``advanced``.
         allocation: the widths chosen.
         losses: what they were chosen by.
-        stages: in order; the first is the allocation.
+        stages: in order; AdaQuant at each width stands before the allocation.
         seconds: of all, the preparation included.
         held_out: calibration samples that no fit saw and stages were checked on.
     """
@@ -129,34 +125,37 @@ def run(
     """
     given = options or {}
     started = time.monotonic()
+    stages: list[Stage] = []
+
+    def add(stage: Stage) -> None:
+        stages.append(stage)
+        if on_stage is not None:
+            on_stage(stage)
+
     networks = prepare(subject, widths, calibrator=calibrator)
     fit, held_out = divided(subject.calibration)
     subject = replace(subject, calibration=fit)
-    notes: tuple[str, ...] = ()
+    check = Check(subject, held_out)
     if name == "advanced":
-        networks, notes = reconstructed(subject, networks, given.get("adaquant", {}))
+        networks = reconstructed(subject, networks, given.get("adaquant", {}), check, add)
+    before = time.monotonic()
     losses = measure(networks)
     allocation = choose(networks, losses)
     recipe, weights = networks.mixed(allocation.of)
-    check = _Check(subject, held_out)
-    first = Stage(
-        name="allocation",
-        title="Bit allocation",
-        recipe=recipe,
-        weights=weights,
-        kept=True,
-        divergence=check(recipe, weights),
-        seconds=time.monotonic() - started,
-        changes=bit_changes(allocation),
-        notes=notes,
+    add(
+        Stage(
+            name="allocation",
+            title="Bit allocation",
+            recipe=recipe,
+            weights=weights,
+            kept=True,
+            divergence=check(recipe, weights),
+            seconds=time.monotonic() - before,
+            changes=bit_changes(allocation),
+        )
     )
-    stages = [first]
-    if on_stage is not None:
-        on_stage(first)
     for step in AFTER[name]:
-        stages.append(_next(subject, stages, step, given.get(step, {}), check))
-        if on_stage is not None:
-            on_stage(stages[-1])
+        add(_next(subject, stages, step, given.get(step, {}), check))
     seconds = time.monotonic() - started
     return Pipeline(name, allocation, losses, tuple(stages), seconds, check.samples)
 
@@ -182,58 +181,46 @@ def bit_changes(allocation: Allocation) -> tuple[Change, ...]:
 
 
 def reconstructed(
-    subject: Subject, networks: Networks, options: Mapping[str, float | int | str | bool]
-) -> tuple[Networks, tuple[str, ...]]:
+    subject: Subject,
+    networks: Networks,
+    options: Mapping[str, float | int | str | bool],
+    check: Check,
+    on_stage: OnStage,
+) -> Networks:
     """The networks with AdaQuant applied at each width: own weights, biases and ranges.
 
     In parallel mode, which fits every layer to its own float input: only so does a layer's loss not
     depend on the widths of the others (Hubara et al. 2021, section 3).
-
-    Returns:
-        The networks, and what AdaQuant had to say, width by width.
     """
-    adaquant = method("adaquant").module
+    adaquant = method("adaquant")
     given = {"mode": "parallel", **options}
-    at, notes = {}, []
+    at = dict(networks.at)
+    done: list[tuple[Width, Step, float]] = []
     for width in networks.widths:
+        started = time.monotonic()
         recipe, _ = networks.mixed({layer.name: width for layer in networks.layers})
-        step = adaquant.apply(replace(subject, recipe=recipe), **given)
+        step = adaquant.module.apply(replace(subject, recipe=recipe), **given)
         ranges = step.recipe if width != networks.base else base_recipe(step.recipe)
         at[width] = Prepared(ranges, step.weights or NOTHING)
-        notes += [f"{width}: {note}" for note in step.notes]
-    return replace(networks, at=at), tuple(notes)
-
-
-class _Check:
-    """Divergence from float on calibration samples held out from every fit."""
-
-    def __init__(self, subject: Subject, data: Data) -> None:
-        self._subject, self._data = subject, data
-        program = subject.original.program
-        self._reference = outputs(program, data, batch_size=subject.batch_size)
-        self.samples = data.count
-
-    def __call__(self, recipe: Recipe, weights: TunedWeights) -> float:
-        return tuned_divergence(self._subject, recipe, weights, self._data, self._reference)
-
-
-def divided(data: Data, held_out: int = HELD_OUT) -> tuple[Data, Data]:
-    """Samples to fit on and the last ones, at most a quarter, to check on.
-
-    One sample alone cannot be divided and is both.
-    """
-    kept = min(held_out, max(1, data.count // 4))
-    if data.count < 2:
-        return data, data
-    fit: list[Batch] = []
-    check: list[Batch] = []
-    for batch in data.batches(kept):
-        left = data.count - kept - sum(b.size for b in fit)
-        if left > 0:
-            fit.append(batch.rows(0, left))
-        if batch.size > left:
-            check.append(batch.rows(max(0, left), batch.size))
-    return as_data(fit, f"{data.name}, first"), as_data(check, f"{data.name}, last")
+        done.append((width, step, time.monotonic() - started))
+    made = replace(networks, at=at)
+    for width, step, seconds in done:
+        recipe, weights = made.mixed({la.name: width for la in made.layers if not la.end})
+        where = "" if width == made.base else " but first and last"
+        on_stage(
+            Stage(
+                name="adaquant",
+                title=f"{adaquant.title}, all{where} at {width}",
+                recipe=recipe,
+                weights=weights,
+                kept=True,
+                divergence=check(recipe, weights),
+                seconds=seconds,
+                changes=step.changes,
+                notes=step.notes,
+            )
+        )
+    return made
 
 
 def _next(
@@ -241,7 +228,7 @@ def _next(
     stages: Sequence[Stage],
     name: str,
     options: Mapping[str, float | int | str | bool],
-    check: _Check,
+    check: Check,
 ) -> Stage:
     """One more step on the last stage that was kept."""
     before = next(stage for stage in reversed(stages) if stage.kept)
@@ -267,7 +254,7 @@ def _next(
     found = check(step.recipe, weights)
     kept = found < before.divergence
     notes = step.notes
-    if not kept:
+    if not kept and step.weights:
         notes = (*notes, f"not kept: divergence {before.divergence:.4g} -> {found:.4g}")
     seconds = time.monotonic() - started
     return Stage(
