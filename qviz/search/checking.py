@@ -24,6 +24,7 @@ class Check:
         self.samples = data.count
 
     def __call__(self, recipe: Recipe, weights: TunedWeights) -> float:
+        """Of a recipe with weights tuned relative to the subject's graph."""
         return tuned_divergence(self._subject, recipe, weights, self._data, self._reference)
 
 
