@@ -142,6 +142,16 @@ def test_it_stops_when_the_held_out_samples_gain_no_more() -> None:
     )
 
 
+def test_a_gain_that_the_held_out_samples_cannot_tell_from_noise_changes_nothing() -> None:
+    step = bias_tuning.apply(subject("residual"), epochs=3)
+    before, after = held_out(step)
+    assert after < before
+    assert float(step.record["held_out_change_high"]) > 0
+    assert step.weights is None
+    assert step.changes == ()
+    assert step.notes[0].endswith(": noise, nothing is changed")
+
+
 def test_a_fit_that_diverges_is_named() -> None:
     with pytest.raises(TuneError) as caught:
         bias_tuning.apply(one(), optimizer="sgd", rate=100.0, epochs=60, patience=60)

@@ -242,7 +242,7 @@ def test_a_session_tunes_with_it_and_measures(method: str) -> None:
     recipe = session().recipe("max", weight_bits=3, activation_bits=6)
     options: dict[str, Any] = {"epochs": 5, "rate": 0.02} if method == "bias_tuning" else {}
     made = session().tune(method, recipe, **options)
-    assert made.changes
+    assert made.changes or made.notes
     assert made.after is not None
     assert made.interval is not None
     assert made.calibration == 40

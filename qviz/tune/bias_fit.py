@@ -58,7 +58,7 @@ class BiasFit:
         start: the biases it begins with, ``[C]`` each.
         spreads: standard deviation of each op's float output.
         parameters: what the optimizer changes, zeros at first: bias = start + unit * parameter.
-        unit: what ``loss`` is, in words.
+        unit: what the loss is, in words.
     """
 
     def __init__(self, subject: Subject, names: Sequence[str], *, relative: bool) -> None:
@@ -110,12 +110,10 @@ class BiasFit:
                 return F.kl_div(own, wanted, reduction="none", log_target=True).sum(1)
             return (output - some.targets).square().flatten(1).mean(1)
 
-    def loss(self, samples: Samples, batch: int) -> float:
-        """Mean distance over all samples."""
-        parts = [
-            self.divergence(samples, rows) for rows in torch.arange(samples.count).split(batch)
-        ]
-        return float(torch.cat(parts).double().mean())
+    def losses(self, samples: Samples, batch: int) -> Tensor:
+        """Distance of each of all samples, float64 ``[n]``."""
+        every = torch.arange(samples.count)
+        return torch.cat([self.divergence(samples, rows) for rows in every.split(batch)]).double()
 
 
 def _channels(subject: Subject, op: str) -> int:

@@ -4,18 +4,21 @@ CalibTIP (Hubara et al. 2021; ``main.py --bias-tuning --kld_loss`` of its code) 
 the calibration set by the KL divergence from the float model's logits (Hinton et al. 2015); no
 labels. Weights keep their codes, so this costs nothing at inference and cannot move far from the
 float model. Part of the calibration samples is held out: training stops when they no longer gain,
-and the best biases on them are kept, or none if none was better than those it began with.
+and the best biases on them are kept, if the 95 % interval of their gain there excludes none at all.
+Few samples tell little at low bit widths, where one flipped rounding moves the outputs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from qviz.errors import TuneError
+from qviz.intervals import paired_bootstrap
 from qviz.progress import Reporter
 from qviz.tune.bias_fit import BiasFit, Samples
 from qviz.tune.lockstep import correctable
@@ -31,8 +34,8 @@ OPTIONS = (
         1e-8,
         100.0,
     ),
-    Option("epochs", 20, "passes over the samples at most", 1),
-    Option("patience", 3, "stop after so many passes without gain on the held-out samples", 1),
+    Option("epochs", 10, "passes over the samples at most", 1),
+    Option("patience", 4, "stop after so many passes without gain on the held-out samples", 1),
     Option("held_out", 0.25, "part of the samples that is not trained on", 0.05, 0.9),
     Option("batch", 32, "samples per step", 1),
     Option("samples", 1024, "calibration samples to use", 4),
@@ -51,8 +54,8 @@ def apply(
     *,
     optimizer: str = "adam",
     rate: float = 0.002,
-    epochs: int = 20,
-    patience: int = 3,
+    epochs: int = 10,
+    patience: int = 4,
     held_out: float = 0.25,
     batch: int = 32,
     samples: int = 1024,
@@ -86,7 +89,7 @@ def apply(
     steps = math.ceil(train.count / batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(trainer, epochs * steps)
     report = Reporter(TITLE, epochs * steps, subject.progress)
-    curve = [(fit.loss(train, batch), fit.loss(judge, batch))]
+    curve = [_Point.of(fit, train, judge, batch)]
     best, chosen = fit.state(), 0
     for epoch in range(1, epochs + 1):
         for rows in torch.randperm(train.count, generator=generator).split(batch):
@@ -94,14 +97,36 @@ def apply(
             fit.divergence(train, rows, grad=True).mean().backward()
             trainer.step()
             schedule.step()
-            report.step(f"held-out loss {curve[-1][1]:.4g}")
-        curve.append((fit.loss(train, batch), fit.loss(judge, batch)))
+            report.step(f"held-out loss {curve[-1].held_out:.4g}")
+        curve.append(_Point.of(fit, train, judge, batch))
         _check(curve[-1], optimizer, rate)
-        if curve[-1][1] < curve[chosen][1]:
+        if curve[-1].held_out < curve[chosen].held_out:
             best, chosen = fit.state(), epoch
         elif epoch - chosen >= patience:
             break
-    return _step(subject, fit, best, curve, chosen, (train.count, judge.count))
+    return _step(subject, fit, best, curve, chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """Losses after one pass, per sample: of those trained on and of those held out."""
+
+    trained: Tensor
+    judged: Tensor
+
+    @staticmethod
+    def of(fit: BiasFit, train: Samples, judge: Samples, batch: int) -> _Point:
+        return _Point(fit.losses(train, batch), fit.losses(judge, batch))
+
+    @property
+    def train(self) -> float:
+        """Mean over the samples it trained on."""
+        return float(self.trained.mean())
+
+    @property
+    def held_out(self) -> float:
+        """Mean over the others."""
+        return float(self.judged.mean())
 
 
 def _split(
@@ -127,8 +152,8 @@ def _optimizer(name: str, parameters: Sequence[Tensor], rate: float) -> torch.op
     return torch.optim.Adam(parameters, lr=rate)
 
 
-def _check(losses: tuple[float, float], optimizer: str, rate: float) -> None:
-    if not all(math.isfinite(loss) for loss in losses):
+def _check(point: _Point, optimizer: str, rate: float) -> None:
+    if not (math.isfinite(point.train) and math.isfinite(point.held_out)):
         raise TuneError(
             TITLE,
             f"the loss became NaN or infinite with {optimizer} at a learning rate of {rate:g}; "
@@ -138,35 +163,37 @@ def _check(losses: tuple[float, float], optimizer: str, rate: float) -> None:
 
 
 def _step(
-    subject: Subject,
-    fit: BiasFit,
-    best: Sequence[Tensor],
-    curve: Sequence[tuple[float, float]],
-    chosen: int,
-    counts: tuple[int, int],
+    subject: Subject, fit: BiasFit, best: Sequence[Tensor], curve: Sequence[_Point], chosen: int
 ) -> Step:
     before, after = curve[0], curve[chosen]
+    samples, judges = len(before.trained), len(before.judged)
+    gain = paired_bootstrap(after.judged, before.judged, seed=subject.seed)
     record: dict[str, float | int | str] = {
-        "samples": counts[0],
-        "held_out_samples": counts[1],
+        "samples": samples,
+        "held_out_samples": judges,
         "epochs": len(curve) - 1,
         "chosen_epoch": chosen,
         "biases": sum(b.numel() for b in best),
-        "held_out_before": before[1],
-        "held_out_after": after[1],
-        "trained_losses": " ".join(f"{train:.6g}" for train, _ in curve),
-        "held_out_losses": " ".join(f"{judge:.6g}" for _, judge in curve),
+        "held_out_before": before.held_out,
+        "held_out_after": after.held_out,
+        "held_out_change_low": gain.low,
+        "held_out_change_high": gain.high,
+        "trained_losses": " ".join(f"{p.train:.6g}" for p in curve),
+        "held_out_losses": " ".join(f"{p.held_out:.6g}" for p in curve),
     }
     if chosen == 0:
-        note = f"no pass lowered the loss on the {counts[1]} held-out samples: nothing is changed"
+        note = f"no pass lowered the loss on the {judges} held-out samples: nothing is changed"
         return Step(subject.recipe, None, (), (note,), record)
+    note = (
+        f"{fit.unit} from float on {judges} held-out samples {before.held_out:.4g} -> "
+        f"{after.held_out:.4g} (95 % {gain.low:+.0%} to {gain.high:+.0%}), on the {samples} it "
+        f"trained on {before.train:.4g} -> {after.train:.4g}"
+    )
+    if gain.high >= 0:
+        return Step(subject.recipe, None, (), (f"{note}: noise, nothing is changed",), record)
     tuned, changes = NOTHING, []
     for op, bias, start, spread in zip(fit.names, best, fit.start, fit.spreads, strict=True):
         tuned = tuned.then(with_bias(subject.graph, op, bias))
         moved = float((bias - start).square().mean().sqrt())
         changes.append(Change(op, "bias", 0.0, moved / spread, "moved by / output std"))
-    note = (
-        f"{fit.unit} from float on {counts[1]} held-out samples {before[1]:.4g} -> {after[1]:.4g}, "
-        f"on the {counts[0]} it trained on {before[0]:.4g} -> {after[0]:.4g}"
-    )
     return Step(subject.recipe, tuned, tuple(changes), (note,), record)
