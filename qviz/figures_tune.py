@@ -24,7 +24,12 @@ except ImportError as error:
 
 # Okabe and Ito's palette; symbols tell the same things apart.
 _COLOURS = {"better": "#2B8CC4", "worse": "#D55E00", "noise": "#8A8A8A", "not measured": "#8A8A8A"}
-_SYMBOLS = {"better": "circle", "worse": "x", "noise": "diamond-open"}
+_SYMBOLS = {
+    "better": "circle",
+    "worse": "x",
+    "noise": "diamond-open",
+    "not measured": "circle-open",
+}
 _TARGET = "#009E73"
 _GREY = "#8A8A8A"
 _HELD_OUT = "#E69F00"
@@ -47,22 +52,23 @@ def steps_figure(steps: Sequence[Tried], *, target: float, metric: str = "") -> 
         target: largest drop allowed, relative.
         metric: name of the metric, for the axis.
     """
-    drawn = [one for one in steps if one.drop is not None and one.drop_before is not None][-MOST:]
+    drawn = [one for one in steps if one.drop is not None][-MOST:]
+    began = [one for one in drawn if one.drop_before is not None]
     names = {one.step: f"{one.step} {brief(one.title)}" for one in drawn}
     figure = go.Figure()
-    figure.add_trace(_moves(drawn, names))
+    figure.add_trace(_moves(began, names))
     figure.add_trace(
         go.Scatter(
-            x=[100 * (one.drop_before or 0.0) for one in drawn],
-            y=[names[one.step] for one in drawn],
-            customdata=[one.step for one in drawn],
+            x=[100 * (one.drop_before or 0.0) for one in began],
+            y=[names[one.step] for one in began],
+            customdata=[one.step for one in began],
             mode="markers",
             marker={"color": _GREY, "symbol": "line-ns-open", "size": 12, "line": {"width": 2}},
             name="before",
             hovertemplate="before: drop %{x:.3f} %<extra></extra>",
         )
     )
-    for verdict in ("better", "noise", "worse"):
+    for verdict in _SYMBOLS:
         figure.add_trace(_after([one for one in drawn if one.verdict == verdict], names, verdict))
     figure.add_vline(x=100 * target, line={"color": _TARGET, "dash": "dashdot", "width": 2})
     figure.add_trace(
@@ -119,7 +125,8 @@ def _after(rows: Sequence[Tried], names: dict[int, str], verdict: str) -> go.Sca
             "thickness": 1.5,
             "width": 4,
         },
-        name=verdict,
+        # measured, but with nothing before it
+        name="the first" if verdict == "not measured" else verdict,
         hovertext=[_hover(one) for one in rows],
         hovertemplate="%{hovertext}<extra></extra>",
         showlegend=bool(rows),
@@ -137,8 +144,12 @@ def _ends(one: Tried) -> tuple[float, float]:
 
 
 def _hover(one: Tried) -> str:
-    lines = [f"<b>{one.step}. {one.title}</b>: {one.verdict}"]
-    lines.append(f"drop {percent(one.drop_before)} → {percent(one.drop)}")
+    lines = [f"<b>{one.step}. {one.title}</b>"]
+    if one.drop_before is None:
+        lines.append(f"drop {percent(one.drop)}")
+    else:
+        lines[0] += f": {one.verdict}"
+        lines.append(f"drop {percent(one.drop_before)} → {percent(one.drop)}")
     if one.gain is not None and one.low is not None and one.high is not None:
         ends = f"{percent(one.low, signed=True)} to {percent(one.high, signed=True)}"
         lines.append(f"gain {percent(one.gain, signed=True)} (95 %: {ends})")

@@ -117,7 +117,8 @@ def _steps(workspace: Workspace, job: Job) -> None:
     elif event is not None and shown.active:
         _now(event)
     if best is not None and best.recipe is not None:
-        st.markdown(f"**Best so far**: {plain(best.sentence)}")
+        said = "Best so far" if shown.active else "Best"
+        st.markdown(f"**{said}**: {plain(best.sentence)}")
         tune_result.actions(
             workspace, best.recipe, f"guided: {best.title}", key="tune_best", live=True
         )
@@ -143,7 +144,13 @@ def _ended(found: AutoResult) -> None:
 
 
 #: How an outcome is marked; the word stands in the sentence as well.
-_MARKS = {"kept": "✅", "not kept": "↩️", "idle": "➖", "skipped": "⏭️", "failed": "⚠️"}
+_MARKS = {
+    "kept": ":green[●]",
+    "not kept": ":gray[○]",
+    "idle": ":gray[–]",
+    "skipped": ":gray[–]",
+    "failed": ":orange[●]",
+}
 
 
 def _list(steps: Sequence[AutoStep]) -> None:
@@ -179,23 +186,24 @@ def tried_of(step: AutoStep, number: int, *, higher_is_better: bool) -> Tried | 
     """A step of an escalation as one of the record; None if it measured nothing."""
     if step.after is None or step.drop is None:
         return None
-    before = math.nan if step.before is None else step.before
-    # drop = (float - after) / |float|, the sign turned where lower is better
+    first = None
     sign = 1.0 if higher_is_better else -1.0
-    reference = step.after / (1.0 - sign * step.drop) if sign * step.drop != 1.0 else math.nan
-    first = sign * (reference - before) / abs(reference) if reference else math.nan
+    if step.before is not None and sign * step.drop < 1.0 and step.after:
+        # drop = (float - after) / |float|, the sign turned where lower is better
+        reference = step.after / (1.0 - sign * step.drop)
+        first = sign * (reference - step.before) / abs(reference)
     return Tried(
         step=number,
         method=step.name,
         title=step.title,
         how=step.reason,
-        before=before,
+        before=math.nan if step.before is None else step.before,
         after=step.after,
         gain=step.gain,
         low=step.gain_low,
         high=step.gain_high,
         drop=step.drop,
-        drop_before=step.drop if math.isnan(first) else first,
+        drop_before=first,
         seconds=step.seconds,
         recipe=step.recipe,
     )
