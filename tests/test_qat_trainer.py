@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from qviz.data import as_data
 from qviz.errors import Cancelled, DeviceError, TuneError
 from qviz.progress import Progress
-from qviz.tune import qat
+from qviz.tune import qat, qat_trainer
 from qviz.tune.qat import Checkpoints, Epoch, QATModel, QATOptions, QATResult, train
 from qviz.tune.qat_data import split, walked
 from qviz.tune.qat_loss import distance
@@ -297,12 +299,20 @@ def test_training_data_too_large_for_memory_are_told() -> None:
     )
 
 
-def test_a_run_out_of_time_ends_with_the_best_so_far_and_goes_on_with_more() -> None:
-    kept = Kept()
-    short = train(subject(labelled()), replace(FEW, max_seconds=1e-9), checkpoints=kept.at())
-    assert short.steps == 0
-    assert not short.helped
-    longer = train(subject(labelled()), FEW, checkpoints=kept.at())
+def test_a_run_out_of_time_ends_with_the_best_so_far_and_goes_on_with_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept, clock = Kept(), count()
+    with monkeypatch.context() as patched:  # every look at the clock takes a second
+        patched.setattr(qat_trainer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        options = replace(FEW, max_seconds=25.0, checkpoint_every=1e9)
+        short = train(subject(labelled()), options, checkpoints=kept.at())
+    assert 5 < short.steps < 10
+    assert [e.number for e in short.epochs] == [0, 1, 2]
+    assert short.epochs[-1].held_out_loss is not None
+    rest: list[Progress] = []
+    longer = train(subject(labelled()), FEW, checkpoints=kept.at(), progress=rest.append)
+    assert rest[0].known == short.steps
     assert same(longer, train(subject(labelled()), FEW))
 
 

@@ -49,6 +49,8 @@ __all__ = [
 ]
 
 _DEFAULT = QATOptions()
+#: Of a checkpoint; another number leaves those of before alone.
+_LAYOUT = 1
 OPTIONS: tuple[Option, ...] = (
     Option("schedule_epochs", _DEFAULT.schedule_epochs,
            "epochs the float model was trained for; a tenth of them is trained", 0.0),
@@ -184,7 +186,7 @@ def _teacher(subject: Subject, device: torch.device) -> Callable[[Batch], Any]:
 def _identity(
     subject: Subject, source: Source, loss: Loss | None, optimizer: MakeOptimizer | None
 ) -> str:
-    """What the bits of a training run depend on beside its options."""
+    """What the bits of a training run depend on beside its options, and how it is kept."""
     graph, digest = subject.graph, hashlib.blake2b(digest_size=16)
     for name in trainable(graph):
         digest.update(name.encode())
@@ -193,6 +195,6 @@ def _identity(
              for f in (loss, optimizer)]  # fmt: skip
     data = None if source.foreign or subject.training is None else subject.training.digest
     return repr((
-        digest.hexdigest(), subject.recipe.to_json(), subject.ops, data, source.steps,
+        _LAYOUT, digest.hexdigest(), subject.recipe.to_json(), subject.ops, data, source.steps,
         source.held_out_samples, named, torch.__version__,
     ))  # fmt: skip

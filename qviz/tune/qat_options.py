@@ -29,6 +29,11 @@ FROZEN_BATCH_NORM = (
     "Batch norm is folded into the weights, or its statistics are fixed: training never "
     "re-estimates them, and dropout stays off, so the model that is trained is the one exported"
 )
+#: What a face says about training on labels.
+LEARNED_LABELS = (
+    "Training on labels also learns from the samples: what the model scores above float has "
+    "nothing to do with quantization"
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qviz.tune.qat_finish import finish
-from qviz.tune.qat_options import Epoch, QATResult
+from qviz.tune.qat_options import LEARNED_LABELS, Epoch, QATResult
 from qviz.tune.qat_trainer import Trainer
 from qviz.tune.step import Step, Subject
 
@@ -38,7 +38,8 @@ def result_of(subject: Subject, trainer: Trainer) -> QATResult:
         held_out_samples=source.held_out_samples,
         warnings=source.warnings,
     )
-    notes = (_told(result, first, best), *result.warnings, *made.notes)
+    learned = () if options.distill == 1 or not best.number else (LEARNED_LABELS,)
+    notes = (_told(result, first, best), *result.warnings, *made.notes, *learned)
     return replace(result, step=replace(made, notes=notes, record=_record(result, first, best)))
 
 

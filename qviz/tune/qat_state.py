@@ -78,7 +78,7 @@ def _plain(value: Any, arrays: dict[str, np.ndarray]) -> Any:  # noqa: ANN401 - 
         return value
     if isinstance(value, Tensor):
         key = f"tensor{len(arrays)}"
-        arrays[key] = value.detach().cpu().numpy()
+        arrays[key] = value.detach().cpu().numpy().copy()  # training goes on with the tensor
         return {"tensor": key}
     if isinstance(value, Mapping):
         return {"items": [[_plain(k, arrays), _plain(v, arrays)] for k, v in value.items()]}
