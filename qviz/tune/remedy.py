@@ -93,9 +93,7 @@ class Remedies:
         """One or two sentences for a person."""
         helped = self.best
         tried = sum(row.tuning is not None for row in self.rows)
-        text = (
-            f"{tried} remedies on {len(self.sites)} sites: {len(helped)} sites have one that helps"
-        )
+        text = f"{tried} remedies tried, one helps on {len(helped)} of {len(self.sites)} sites"
         for row in helped.values():
             text += f"; {row.site}: {row.title} ({self.before.divergence_name} {-row.fall:+.0%})"
         if self.together is not None:
