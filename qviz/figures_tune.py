@@ -167,15 +167,19 @@ def brief(name: str, most: int = NAME) -> str:
 
 
 def changes_figure(changes: Sequence[Change], unit: str) -> go.Figure:
-    """One number per op before and after a fit, logarithmic, largest gain first.
+    """One number per op before and after a fit, largest gain first.
+
+    Errors are drawn on a logarithmic axis; decibels are logarithms already, and more is better.
 
     Args:
         changes: all of one unit, with positive numbers.
         unit: of the numbers.
     """
+    decibels = "dB" in unit
 
     def gain(one: Change) -> float:
-        return math.log((one.before or 1.0) / (one.after or 1.0))
+        before, after = one.before or 1.0, one.after or 1.0
+        return after - before if decibels else math.log(before / after)
 
     drawn = sorted(changes, key=gain, reverse=True)[:MOST]
     names = [one.target for one in drawn]
@@ -211,7 +215,10 @@ def changes_figure(changes: Sequence[Change], unit: str) -> go.Figure:
             )
         )
     figure.update_layout(
-        xaxis={"title": unit, "type": "log", "exponentformat": "power", "dtick": _ticks(changes)},
+        xaxis={"title": unit}
+        | (
+            {} if decibels else {"type": "log", "exponentformat": "power", "dtick": _ticks(changes)}
+        ),
         yaxis=_names(names),
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
         height=110 + 22 * max(len(drawn), 4),

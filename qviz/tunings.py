@@ -91,12 +91,16 @@ class Tunings:
         """Histograms of the calibration data with a recipe's weights, made once by ``make``."""
         key = recipe.weights
         with self._lock:
-            if key not in self._histograms:
-                self._histograms[key] = make(self.simulator(recipe))
-                while len(self._histograms) > MOST:
-                    self._histograms.popitem(last=False)
+            found = self._histograms.get(key)
+        if found is None:
+            # a pass over the data, not under the lock: whoever asks for weights must not wait for it
+            found = make(self.simulator(recipe))
+        with self._lock:
+            self._histograms[key] = found
             self._histograms.move_to_end(key)
-            return self._histograms[key]
+            while len(self._histograms) > MOST:
+                self._histograms.popitem(last=False)
+            return found
 
 
 def _file(key: str) -> str:
