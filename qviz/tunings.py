@@ -93,7 +93,7 @@ class Tunings:
         with self._lock:
             found = self._histograms.get(key)
         if found is None:
-            # a pass over the data, not under the lock: whoever asks for weights must not wait for it
+            # a pass over the data, not under the lock: who asks for weights must not wait for it
             found = make(self.simulator(recipe))
         with self._lock:
             self._histograms[key] = found
