@@ -59,6 +59,8 @@ REMEDIES = {
     "high_percent": "float64",
     "seconds": "float64",
 }
+#: Units in which less is not better.
+PLAIN = ("amax", "bits")
 _NONE = float("nan")
 
 
@@ -166,10 +168,15 @@ def described(options: Mapping[str, object], ops: Sequence[str] | None = None) -
 
 
 def comparable(changes: Sequence[Change]) -> dict[str, list[Change]]:
-    """Changes with a positive number before and after, by unit; those that can be compared."""
+    """Changes with a positive error, or the like, before and after, by unit.
+
+    A range or a width that changed is neither better nor worse by itself.
+    """
     found: dict[str, list[Change]] = {}
     for one in changes:
-        if one.before is not None and one.after is not None and min(one.before, one.after) > 0:
+        if one.unit in PLAIN or one.before is None or one.after is None:
+            continue
+        if min(one.before, one.after) > 0:
             found.setdefault(one.unit, []).append(one)
     return {unit: rows for unit, rows in found.items() if len(rows) > 1}
 

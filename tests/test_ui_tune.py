@@ -172,6 +172,8 @@ def test_tuned_weights_are_seen_on_the_other_pages(at: AppTest) -> None:
         idle(at)
         assert not at.exception, page
         assert not at.error, page
+    press(at, "export_start")
+    assert "Parity passed" in said(at)
     at.switch_page("../../pages/ranges.py").run()
     at.session_state["ranges_operand"] = "weight"
     at.run()
@@ -203,6 +205,20 @@ def test_a_cancelled_method_leaves_the_draft_as_it_was(at: AppTest) -> None:
     assert "Bias tuning: cancelled." in said(at)
     assert workspace(at).recipe == before
     at.number_input(key="tune_bias_tuning_epochs").set_value(1).run()
+
+
+def test_remedies_come_op_by_op_and_one_of_them_is_used(at: AppTest) -> None:
+    tab(at, "Op by op")
+    at.multiselect(key="tune_sites").set_value(["conv2"]).run()
+    press(at, "tune_remedies")
+    found = workspace(at).jobs["remedies"].snapshot().result
+    assert found.complete
+    table = at.dataframe[0].value
+    assert table["remedy"].tolist() == [row.title for row in found.rows]
+    at.session_state["tune_remedy"] = 0
+    at.run()
+    press(at, "tune_remedy_use")
+    assert workspace(at).recipe == found.rows[0].recipe
 
 
 def test_one_width_for_all_is_a_step_of_the_draft(at: AppTest) -> None:
