@@ -31,6 +31,7 @@ PAGES = {
     "ranges": PLOT,
     "sensitivity": PLOT,
     "plan": PLOT,
+    "tune": ".st-key-tune_last",
     "export": "text=What was written",
 }
 
@@ -51,6 +52,9 @@ def prepare(page: Page, address: str) -> str:
     tab(page, "Plan")
     press(page, "plan_search")
     page.locator("[class*=st-key-plan_use]").first.wait_for(timeout=PATIENCE)
+    tab(page, "Win back")
+    press(page, "tune_run_statistics")
+    page.locator(".st-key-tune_last").wait_for(timeout=PATIENCE)
     tab(page, "Export")
     press(page, "export_start")
     page.get_by_text("What was written").wait_for(timeout=PATIENCE)
