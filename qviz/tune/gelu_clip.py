@@ -6,10 +6,10 @@ Wu et al. 2020 (arXiv 2004.09602, GELU10) clip the range to 10 before calibratio
 negative lobe gets codes of its own; NVIDIA's code does it by clamping the amax of the input
 quantizer behind (``--clip-gelu 10``).
 
-A tensor is proposed where its histogram shows the loss: it has negative values, and the largest of
-them lies below half a step of its range. The limit is 10 unless the histogram prefers another: if
-10 is no smaller than the range, or some range leaves clearly less squared error, that range of
-least error is taken.
+A tensor is proposed where its histogram shows the loss and the gain: it has negative values, the
+largest of them lies below half a step of its range, and clipping to 10 shows them again with no
+more squared error than before. Where the range of least error shows them too and is clearly better
+than 10, or 10 would not clip, that one is taken. With few codes no range may do; nothing changes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from qviz.tune.step import Change, Option, Step, Subject, bits_of
 
 OPTIONS = (
     Option("limit", 10.0, "largest value that is not clipped", 0.01, 1000.0),
-    Option("better", True, "let the histogram choose another limit where that is clearly better"),
+    Option(
+        "better",
+        True,
+        "let the histogram choose another limit where that is clearly better, and none where "
+        "clipping costs more than it gains; no clips whatever it costs",
+    ),
 )
 
 #: A range of the histogram's is clearly better if it leaves less than this part of the error.
@@ -59,18 +64,30 @@ def _is(graph: Graph, tensor: str, types: set[str]) -> bool:
 
 
 def sites(subject: Subject) -> tuple[str, ...]:
-    """Tensors whose whole negative lobe rounds to zero under the recipe, widest range first."""
+    """Tensors whose lost negative lobe is better seen again, widest range first."""
+    found, _ = _clipped(subject, float(OPTIONS[0].default), better=True)
+    return tuple(sorted(found, key=lambda name: -subject.recipe.range_of[name].hi))
+
+
+def _clipped(
+    subject: Subject, limit: float, *, better: bool
+) -> tuple[dict[str, tuple[ClipRange, Grid]], list[str]]:
+    """New range of each tensor that regains its lobe by it, and those that do not."""
     widths = bits_of(subject.recipe, subject.graph)
     names = [t for t in lobed(subject.graph) if t in widths and wanted(subject, t)]
-    if not names:
-        return ()
-    found = {}
+    found, hopeless = {}, []
     for name in names:
         grid = activation_grid(subject.recipe, subject.graph, name, widths[name])
         known, h = subject.recipe.range_of[name], subject.histograms()[name]
-        if h.finite and lost(h, ClipRange(known.lo, known.hi), grid):
-            found[name] = known.hi
-    return tuple(sorted(found, key=lambda name: -found[name]))
+        now = ClipRange(known.lo, known.hi)
+        if not h.finite or not lost(h, now, grid):
+            continue
+        clip = limited(h, now, grid, limit, better=better)
+        if clip is None:
+            hopeless.append(name)
+        else:
+            found[name] = clip, grid
+    return found, hopeless
 
 
 def lost(h: Histogram, clip: ClipRange, grid: Grid) -> bool:
@@ -79,23 +96,31 @@ def lost(h: Histogram, clip: ClipRange, grid: Grid) -> bool:
     return h.min < 0 and int(params.zero_point) == 0 and -h.min <= float(params.scale) / 2
 
 
-def limited(h: Histogram, now: ClipRange, grid: Grid, limit: float, *, better: bool) -> ClipRange:
-    """The range to take: to ``limit``, or that of least squared error where it is clearly better.
+def limited(
+    h: Histogram, now: ClipRange, grid: Grid, limit: float, *, better: bool
+) -> ClipRange | None:
+    """The range that shows the lobe again: to ``limit``, or one of clearly less squared error.
 
     Args:
         h: of the tensor.
-        now: its range.
+        now: its range, under which the lobe is lost.
         grid: its grid.
         limit: largest value that is not clipped.
         better: whether the histogram may choose.
+
+    Returns:
+        None if no such range shows the lobe, or each has more squared error than ``now``.
     """
-    clipped = _cut(h, min(limit, now.hi), grid)
+    clipped = _cut(h, limit, grid)
+    shows = limit < now.hi and not lost(h, clipped, grid)
     if not better:
-        return clipped
+        return clipped if shows else None
     least = clip_range(h, "mse", grid)
-    pointless = clipped.hi >= now.hi
-    of_least, of_clipped = (describe(h, c, grid).mse for c in (least, clipped))
-    return least if pointless or of_least < _CLEARLY * of_clipped else clipped
+    of_now, of_clipped, of_least = (describe(h, c, grid).mse for c in (now, clipped, least))
+    shows = shows and of_clipped <= of_now
+    if not lost(h, least, grid) and (not shows or of_least < _CLEARLY * of_clipped):
+        return least
+    return clipped if shows else None
 
 
 def _cut(h: Histogram, limit: float, grid: Grid) -> ClipRange:
@@ -103,7 +128,7 @@ def _cut(h: Histogram, limit: float, grid: Grid) -> ClipRange:
 
 
 def apply(subject: Subject, *, limit: float = 10.0, better: bool = True) -> Step:
-    """Clip the ranges of ``sites``.
+    """Clip the ranges of tensors that regain their negative lobe by it.
 
     Args:
         subject: what to clip; weights stay as they are.
@@ -111,27 +136,25 @@ def apply(subject: Subject, *, limit: float = 10.0, better: bool = True) -> Step
         better: let the histogram choose another limit where that is clearly better.
 
     Raises:
-        TuneError: no tensor loses its negative lobe.
+        TuneError: no tensor loses its negative lobe, or none can regain it.
     """
-    names = sites(subject)
-    if not names:
+    found, hopeless = _clipped(subject, limit, better=better)
+    note = f"tensors that lose all negative values under any good range: {len(hopeless)}"
+    if not found:
         raise TuneError(
             "GELU clipping",
-            "no output of GELU, SiLU or Hardswish loses its negative values under this recipe",
-            "Leave it out; it helps where half a step is larger than the lobe",
+            note
+            if hopeless
+            else "no output of GELU, SiLU or Hardswish loses its negative values under this recipe",
+            "Leave it out; it helps where few values are far out and half a step hides the lobe",
         )
-    widths, histograms = bits_of(subject.recipe, subject.graph), subject.histograms()
-    recipe, changes, still = subject.recipe, [], 0
-    report = Reporter("GELU clipping", len(names), subject.progress)
-    for name in names:
-        grid, h = activation_grid(recipe, subject.graph, name, widths[name]), histograms[name]
-        now = ClipRange(recipe.range_of[name].lo, recipe.range_of[name].hi)
-        clip = limited(h, now, grid, limit, better=better)
-        still += lost(h, clip, grid)
+    recipe, changes = subject.recipe, []
+    report = Reporter("GELU clipping", len(found), subject.progress)
+    for name, (clip, grid) in found.items():
+        h, old = subject.histograms()[name], recipe.range_of[name]
         recipe = recipe.with_range(name, clip.lo, clip.hi)
-        before, after = describe(h, now, grid).mse, describe(h, clip, grid).mse
-        note = f"{now.hi:.4g} -> {clip.hi:.4g}, lowest value {h.min:.3g}"
-        changes.append(Change(name, "range", before, after, UNIT, note))
+        before = describe(h, ClipRange(old.lo, old.hi), grid).mse
+        moved = f"{old.hi:.4g} -> {clip.hi:.4g}, lowest value {h.min:.3g}"
+        changes.append(Change(name, "range", before, describe(h, clip, grid).mse, UNIT, moved))
         report.step(name)
-    note = f"{still} of {len(names)} tensors still lose all negative values: too few codes"
-    return Step(recipe, None, tuple(changes), (note,) if still else ())
+    return Step(recipe, None, tuple(changes), (note,) if hopeless else ())
