@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qviz.auto import Action, AutoStep
+from qviz.auto import Action, AutoStep, Stage
 from qviz.auto_amct import shortest
 from qviz.auto_clock import OutOfTime
-from qviz.auto_judge import Verdict, rank, rank_of
+from qviz.auto_judge import Verdict, rank, rank_of, spent_on
 from qviz.auto_partial import ranked_by, starts
 from qviz.auto_work import NothingToDo, Tried, Work
 from qviz.digits import percent
@@ -21,6 +21,7 @@ from qviz.progress import OnProgress
 from qviz.recipe import Recipe
 from qviz.tune.methods import METHODS
 
+STAGE: Stage = "more bits"
 METHOD = "more_bits"
 
 
@@ -30,7 +31,8 @@ def more_bits(work: Work) -> None:
     if widths == (8, 8) or METHOD not in METHODS or METHOD in work.options.without:
         return
     for start in starts(work):
-        if not work.enough:
+        done = [s for s in work.steps if s.stage == STAGE and s.way[:-1] == start.way]
+        if not work.enough and not done:
             _attempt(work, start)
 
 
@@ -68,7 +70,7 @@ def _attempt(work: Work, start: AutoStep) -> None:
         drop, best = tried.after.drop, work.best
         share = work.float_share(tried.recipe)
         if best is not None:
-            new = rank(drop, share, len(tried.recipe.skipped), max_drop)
+            new = rank(drop, share, spent_on(tried.recipe), max_drop)
             if not new < rank_of(best, max_drop):
                 return False, f"it is no better than {best.title}"
         if drop > max_drop:

@@ -6,11 +6,11 @@
                              as many as it takes, kept in case nothing better is found
     reconstruction           AdaQuant: parallel, then sequential
     training                 quantization-aware, if there is training data
-    more bits                below 8 bits: the worst ops at 8
 
-Partial quantization comes again after whatever changed the base. It stops as soon as a variant is
-within the target with at most 5 % of the MACs in float; a variant that needs more is kept, and the
-later stages may still find one that needs less.
+Below 8 bits, partial quantization is followed by more bits: the worst ops at 8. Both come again
+after whatever changed the base. It stops as soon as a variant is within the target with at most 5 %
+of the MACs in float and at the bits asked for; a variant that needs more is kept, and the later
+stages may still find one that needs less.
 
 Sources: the order is Wu et al. 2020 (arXiv:2004.09602, section 6) with the reconstruction of
 Hubara et al. 2021 (arXiv:2006.10518, section 3) before training.
@@ -57,7 +57,8 @@ def guided(work: Work) -> str:
         if work.first_error is not None:
             raise work.first_error
         return "the time budget was used up before anything was measured"
-    for stage in (fixes, partial, reconstruction, partial, training, partial, more_bits):
+    spend = (partial, more_bits)
+    for stage in (fixes, *spend, reconstruction, *spend, training, *spend):
         if not work.enough:
             stage(work)
     return ended(work)
@@ -103,7 +104,9 @@ def ended(work: Work) -> str:
         return f"the target of {target} is met"
     late = [s.title for s in work.steps if s.outcome == "skipped"]
     text = f"the target of {target} is not met: this is the best found"
-    if work.met:
+    if work.met and best.stage == "more bits":
+        text = f"the target of {target} is met with some ops at 8 bits, nothing met it without"
+    elif work.met:
         share = percent(best.float_macs)
         text = (
             f"the target of {target} is met with {share} of MACs in float, nothing met it with less"

@@ -43,27 +43,31 @@ def helped(before: Evaluation, after: Evaluation, interval: Interval | None) -> 
 
 
 def better(step: AutoStep, than: AutoStep | None, max_drop: float) -> bool:
-    """Whether a variant is preferred: within the target, less in float, a smaller drop."""
+    """Whether a variant is preferred: in the target, less in float, fewer exceptions, less drop."""
     return than is None or rank_of(step, max_drop) < rank_of(than, max_drop)
 
 
-def rank(drop: float | None, share: float, skipped: int, max_drop: float) -> tuple[float, ...]:
+def rank(drop: float | None, share: float, spent: int, max_drop: float) -> tuple[float, ...]:
     """Sorts variants, the best first.
 
     Args:
         drop: relative, None if it is not known.
         share: of MACs in float.
-        skipped: ops in float.
+        spent: ops in float or with bits of their own.
         max_drop: the target.
     """
     known = math.inf if drop is None or math.isnan(drop) else drop
-    return (1.0, known, share) if known > max_drop else (0.0, share, skipped, known)
+    return (1.0, known, share) if known > max_drop else (0.0, share, spent, known)
 
 
 def rank_of(step: AutoStep, max_drop: float) -> tuple[float, ...]:
     """``rank`` of a finished step."""
-    skipped = 0 if step.recipe is None else len(step.recipe.skipped)
-    return rank(step.drop, step.float_macs, skipped, max_drop)
+    return rank(step.drop, step.float_macs, spent_on(step.recipe), max_drop)
+
+
+def spent_on(recipe: Recipe | None) -> int:
+    """Ops or operands that a recipe treats in a way of their own."""
+    return 0 if recipe is None else len(recipe.overrides)
 
 
 def best_of(steps: Sequence[AutoStep], base: AutoStep | None, max_drop: float) -> AutoStep | None:

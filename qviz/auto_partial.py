@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from qviz.auto import Action, AutoStep, Stage
 from qviz.auto_clock import OutOfTime
-from qviz.auto_judge import BRANCHES, SMALL_SHARE, Verdict, rank, rank_of
+from qviz.auto_judge import BRANCHES, SMALL_SHARE, Verdict, rank, rank_of, spent_on
 from qviz.auto_work import Tried, Work
 from qviz.digits import percent
 from qviz.progress import OnProgress
@@ -91,7 +91,7 @@ def _attempt(work: Work, search: _Search, method: Method) -> AutoStep:
 
     def judge(tried: Tried) -> Verdict:
         share, drop = work.float_share(tried.recipe), tried.after.drop
-        new = rank(drop, share, len(tried.recipe.skipped), max_drop)
+        new = rank(drop, share, spent_on(tried.recipe), max_drop)
         best = work.best
         if tried.recipe == search.recipe:
             return False, "none of the sets of ops tried is better in float than none at all"

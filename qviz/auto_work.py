@@ -55,6 +55,10 @@ class Tried:
     note: str = ""
 
 
+#: Stages of which every step measures one variant, and does little else.
+SINGLE = ("calibrators", "roll back")
+
+
 class NothingToDo(Exception):  # noqa: N818 - not a failure
     """A step found nothing that it could change; the text says what it looked for."""
 
@@ -118,9 +122,11 @@ class Work:
 
     @property
     def enough(self) -> bool:
-        """Whether the best so far meets the target with little in float."""
+        """Whether the best so far meets the target with little in float, at the bits asked for."""
         best = self.best
-        return self.met and best is not None and best.float_macs <= self.own_share + SMALL_SHARE
+        if best is None or not self.met or best.stage == "more bits":
+            return False
+        return best.float_macs <= self.own_share + SMALL_SHARE
 
     def ranking(self, recipe: Recipe, mode: Mode, tell: OnProgress) -> Sensitivity:
         """Which ops of a recipe hurt, measured once."""
@@ -185,8 +191,7 @@ class Work:
 
     def _least(self) -> float:
         """Seconds that any step takes: those of the quickest so far that measured one variant."""
-        took = [s.seconds for s in self.steps if s.measured == 1 and not s.known]
-        return min(took, default=0.0)
+        return min((s.seconds for s in self.steps if s.stage in SINGLE), default=0.0)
 
     def _step(
         self,
