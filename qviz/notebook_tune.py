@@ -38,7 +38,7 @@ def tuning_view(made: Tuning) -> View:
         text += ": noise" if made.noise else ""
         fall, ends = fall_of(before, after, made.seed)
         said = f"Divergence from float ({after.divergence_name}) {number(before.divergence)} → "
-        said += f"{number(after.divergence)}, a fall of {percent(fall)}"
+        said += f"{number(after.divergence)}, falls by {percent(fall)}"
         notes.append(said + (f" (95 % {span(ends)})." if ends is not None else "."))
         notes.append(f"Drop from float {percent(before.drop)} → {percent(after.drop)}.")
     notes += [f"{note}." for note in made.notes]

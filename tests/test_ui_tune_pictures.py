@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 
 from qviz.figures_tune import brief, changes_figure, epochs_figure, steps_figure
+from qviz.intervals import Interval
+from qviz.metrics import METRICS
 from qviz.recipe import Recipe
 from qviz.tables_tune import changes_table, comparable, described, tried, tried_table
 from qviz.tune.qat_options import Epoch
 from qviz.tune.step import Change
+from qviz.ui.tune_words import headline
 
 NOW = Recipe(calibrator="mse")
 ROW = {
@@ -142,3 +145,19 @@ def test_the_loss_before_training_is_on_the_held_out_line_only() -> None:
 def test_a_long_name_keeps_its_end_and_a_title_its_beginning() -> None:
     assert brief("features.12.block.conv.depthwise") == "…block.conv.depthwise"
     assert brief("Statistics tuning (BN re-estimation)") == "Statistics tuning (BN…"
+
+
+@pytest.mark.parametrize(
+    ("after", "ends", "said"),
+    [
+        (0.1, Interval(0.5, 0.8), "a fall of 66.7 % (95 %: 50.0 % to 80.0 %): the outputs come"),
+        (0.6, Interval(-1.5, -0.5), "a rise of 100 % (95 %: 50.0 % to 150 %): the outputs move"),
+        (0.29, Interval(-0.1, 0.2), "a fall of 3.33 % (95 %: -10.0 % to 20.0 %): noise."),
+    ],
+    ids=["fall", "rise", "inside the interval"],
+)
+def test_a_divergence_that_rises_is_no_negative_fall(
+    after: float, ends: Interval, said: str
+) -> None:
+    (one,) = tried([ROW | {"divergence_after": after}])
+    assert said in headline(one, METRICS["top1"], ends)

@@ -58,6 +58,8 @@ def result(workspace: Workspace, made: Tuning, *, key: str) -> None:
 def verdict(workspace: Workspace, one: Tried, fall: Interval | None = None) -> None:
     """What a step did, in a coloured line; noise is called noise.
 
+    Noise in the metric is a warning where the outputs move away from float's beyond doubt.
+
     Args:
         workspace: whose target it stands beside.
         one: the step.
@@ -69,7 +71,8 @@ def verdict(workspace: Workspace, one: Tried, fall: Interval | None = None) -> N
         said = words.against(one.drop, target_of(workspace))
         text += f" The drop from float is {percent(one.drop)}, {said}."
     show = {"better": st.success, "worse": st.warning}.get(one.verdict, st.info)
-    show(text)
+    away = fall is not None and fall.high < 0 and one.verdict != "better"
+    (st.warning if away else show)(text)
 
 
 def actions(

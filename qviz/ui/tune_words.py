@@ -170,14 +170,19 @@ def headline(one: Tried, metric: Metric, ends: Interval | None = None) -> str:
     first, last = one.divergence
     if first == first and last == last:
         text += f" Divergence from float {number(first)} → {number(last)}"
-        if ends is not None and first:
-            fell = 1 - last / first
-            text += (
-                f", a fall of {percent(fell)} (95 %: {percent(ends.low)} to {percent(ends.high)})"
-            )
-            text += ": noise" if 0.0 in ends else ""
-        text += "."
+        text += f"{_moved(1 - last / first, ends)}." if ends is not None and first else "."
     return text
+
+
+def _moved(fell: float, ends: Interval) -> str:
+    """A relative fall of the divergence in words; a rise is called one."""
+    down = fell >= 0
+    low, high = (ends.low, ends.high) if down else (-ends.high, -ends.low)
+    text = f", a {'fall' if down else 'rise'} of {percent(abs(fell))} "
+    text += f"(95 %: {percent(low)} to {percent(high)})"
+    if 0.0 in ends:
+        return f"{text}: noise"
+    return f"{text}: the outputs {'come nearer to' if down else 'move away from'} float's"
 
 
 def _changed(changes: int) -> str:
