@@ -222,6 +222,10 @@ def test_finishing_says_what_changed() -> None:
     assert learned == set(bits_of(four_bits(), model.graph))
 
 
+def test_a_model_without_batch_norm_is_told_nothing_of_it() -> None:
+    assert finish(prepare(simulator("tokens"), four_bits("tokens"))).notes == ()
+
+
 def test_only_the_ops_asked_for_are_trained() -> None:
     model = prepare(simulator(), four_bits(), ops=["fc"])
     assert set(model.tuned()) == {"fc.weight", "fc.bias"}

@@ -44,13 +44,11 @@ def finish(model: QATModel) -> Step:
     ]
     changes += [_range_row(model.recipe.range_of[t], r) for t, r in ranges.items()]
     changes += [_limit_row(m) for m in model.learned.values() if isinstance(m, WeightStep)]
-    notes = (FROZEN_BATCH_NORM, *([LEARNED_RANGES] if ranges else []))
-    return Step(
-        recipe,
-        TunedWeights(changed, {}, limits) or None,
-        tuple(changes),
-        notes,
-    )
+    graph = model.graph
+    normed = graph.folded or any(op.type == "batch_norm" for op in graph.ops.values())
+    notes = [FROZEN_BATCH_NORM] if normed else []
+    notes += [LEARNED_RANGES] if ranges else []
+    return Step(recipe, TunedWeights(changed, {}, limits) or None, tuple(changes), tuple(notes))
 
 
 def _copied(name: str, value: Tensor) -> Tensor:
