@@ -49,8 +49,8 @@ from qviz.tune.result import Tuning
 
 SAMPLES = ("resnet", "efficientnet", "vit")
 SETTINGS = {"8W8A": Width(8, 8), "4W8A": Width(4, 8), "4W4A": Width(4, 4)}
-#: Methods that make the file smaller, not the model more accurate.
-STORAGE = ("codebook", "nuq", "pruning")
+#: Methods that make the file smaller, or are another row on the whole model.
+OTHERWISE = ("codebook", "nuq", "pruning", "calibrator", "more_bits")
 RECONSTRUCTION = (
     ("adaround", "parallel"),
     ("adaround", "sequential"),
@@ -147,7 +147,7 @@ def fixes(
     session: Session, start: Recipe, width: Width, options: argparse.Namespace
 ) -> Iterator[Row]:
     for name, method in METHODS.items():
-        if method.cost == "seconds" and name not in STORAGE:
+        if method.cost == "seconds" and name not in OTHERWISE:
             yield tried(session, name, start)
     for name in ("equalization", "bias_correction"):
         per_tensor = recipe_at(session, "max", width, each=False)
