@@ -35,7 +35,7 @@ ZETA, GAMMA = 1.1, -0.1
 
 OPTIONS = (
     *COMMON,
-    Option("lr", 0.05, "rate of the rounding variables", 0.0, 10.0),
+    Option("lr", 0.1, "rate of the rounding variables", 0.0, 10.0),
     Option(
         "regularization", 0.01, "lambda: weight of the term that ends at whole codes", 0.0, 10.0
     ),
@@ -67,8 +67,8 @@ def apply(
     batch_size: int = 32,
     samples: int = 512,
     holdout: float = 0.2,
-    lr: float = 0.05,
-    regularization: float = 0.01,
+    lr: float = 0.1,
+    regularization: float = 0.1,
     beta_start: float = 20.0,
     beta_end: float = 2.0,
     warm_start: float = 0.2,

@@ -277,6 +277,6 @@ def _few(names: Sequence[str]) -> str:
 
 def _nothing(units: Units) -> str:
     if not units.left:
-        return "there is nothing to fit: no op that may be changed is int8"
+        return "no op that may be changed has anything to fit"
     op, reason = next(iter(units.left.items()))
     return f"no op can be fitted; {op}: {reason}"
