@@ -4,7 +4,7 @@
     cheap fixes              one after the other on the base, each kept only if it helps
     partial quantization     the worst ops to float, up to 5 % of the MACs; if that is not enough,
                              as many as it takes, kept in case nothing better is found
-    reconstruction           AdaQuant: parallel, then sequential
+    reconstruction           AdaQuant, every op on what the ops before it make
     training                 quantization-aware, if there is training data
 
 Below 8 bits, partial quantization is followed by more bits: the worst ops at 8. Both come again
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from qviz.auto_bits import more_bits
 from qviz.auto_calibrators import calibrators
-from qviz.auto_partial import partial
+from qviz.auto_partial import partial, starts
 from qviz.auto_tune import TRAINING, tune
 from qviz.auto_work import Work
 from qviz.calibrators import DEFAULT_CANDIDATES
@@ -40,7 +40,7 @@ FIXES = (
 )
 #: Of these, what is tried again after a reconstruction (the advanced pipeline of Hubara et al.).
 AFTER_RECONSTRUCTION = ("statistics", "bias_tuning")
-MODES = ("parallel", "sequential")
+SEQUENTIAL = (("mode", "sequential"),)
 
 
 def guided(work: Work) -> str:
@@ -78,13 +78,12 @@ def fixes(work: Work) -> None:
 
 
 def reconstruction(work: Work) -> None:
-    """AdaQuant, parallel first; then what corrects statistics and biases, once more."""
-    origin = work.base
-    for mode in MODES:
+    """AdaQuant, op after op, on the base and on what that was before it was corrected."""
+    for start in starts(work):
         if not line_met(work):
-            # from the same start: rounded weights are no start for rounding better
-            tune(work, "reconstruction", "adaquant", (("mode", mode),), origin=origin)
-    if work.base is not origin:
+            # what is fitted before is fitted anew: a second start may end elsewhere
+            tune(work, "reconstruction", "adaquant", SEQUENTIAL, origin=start)
+    if work.base is not None and work.base.stage == "reconstruction":
         for name in AFTER_RECONSTRUCTION:
             if not line_met(work):
                 tune(work, "reconstruction", name)

@@ -64,6 +64,8 @@ def tune(
 
     values = ", ".join(value for _, value in options)
     title = f"{method.title} ({values})" if values else method.title
+    if start is not base:
+        title += f" from {start.title}"
     trains = session.training_data.digest if stage == "training" and session.training_data else ""
     work.attempt(stage, name, title, do, judge, key=(old, compared, tuple(given.items()), trains))
 
