@@ -48,6 +48,11 @@ def allocate(options: argparse.Namespace, command: Sequence[str]) -> int:
         calibrators.parse(options.low_calibrator)
     for name, given in _by_method(options).items():
         options_of(method(name).module.OPTIONS, given)
+    options.losses = [
+        path.resolve() for path in options.losses
+    ]  # a run is opened where it was made
+    options.allocation = options.allocation and options.allocation.resolve()
+    options.times = [(width, folder.resolve()) for width, folder in options.times]
     with of_run(options):
         return work(_allocate, options, command)
 

@@ -55,7 +55,7 @@ def best(problem: Problem, kind: CostKind, limit: float) -> float:
     return min(found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(problems(), st.sampled_from(["size", "bops"]), st.floats(0, 1))
 def test_no_allocation_within_the_limit_loses_less(
     problem: Problem, kind: CostKind, share: float

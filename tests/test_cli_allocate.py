@@ -129,6 +129,27 @@ def test_without_a_limit_the_cheapest_within_the_drop_is_taken(
     assert made["allocation"]["costs"]["size"] == min(sizes)
 
 
+def test_labelled_calibration_data_can_allocate_by_the_metric(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--calibration", project.evaluation, "--evaluation", project.evaluation)
+    words = ["allocate", project.model, *data, "-o", str(tmp_path / "out"), "--by", "metric"]
+    made = result(capsys, [*words, "--size", "0.15", *SMALL[:-1]])
+    assert made["losses"]["metric"] == "top1"
+    assert made["frontier"]["loss"] == "top1 drop"
+    assert made["allocation"]["loss"] == made["allocation"]["increase"]
+
+
+def test_a_run_is_gone_on_with_by_its_name(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "configs.txt").write_text("Compression thr\tLayers in int4\n0.2\t['head']\n")
+    monkeypatch.chdir(tmp_path)
+    made = result(capsys, ["allocate", str(run), "--allocation", "configs.txt", "--name", "given"])
+    assert made["allocation"]["widths"]["head"] == "W4A4"
+    assert (run / "recipe-given.json").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -112,7 +112,7 @@ class LayerLosses:
         return replace(self, rows=tuple(row for row in self.rows if row.width in offered))
 
     def by_metric(self) -> LayerLosses:
-        """The same with the drop of the metric as the loss (CalibTIP's ``--ip_method acc``).
+        """The same with the metric's drop from the base as loss (CalibTIP's ``--ip_method acc``).
 
         Raises:
             TuneError: the metric was not measured.
@@ -123,13 +123,13 @@ class LayerLosses:
                 "the metric was not measured beside the loss",
                 "Measure the losses again with the metric, on labelled calibration data",
             )
-        sign = -1.0 if self.higher_is_better else 1.0
+        sign, base = (-1.0 if self.higher_is_better else 1.0), self.base_metric
         rows = tuple(
-            replace(row, loss=sign * row.metric) for row in self.rows if row.metric is not None
+            replace(row, loss=sign * (row.metric - base))
+            for row in self.rows
+            if row.metric is not None
         )
-        return replace(
-            self, rows=rows, base_loss=sign * self.base_metric, loss=f"{self.metric} drop"
-        )
+        return replace(self, rows=rows, base_loss=0.0, loss=f"{self.metric} drop")
 
 
 def measure(
