@@ -22,10 +22,10 @@ _GREEDY = "#E69F00"
 _GREY = "#8A8A8A"
 _CHOSEN = "#D55E00"
 _AXES = {
-    "size": "size of the weights (% of float32)",
-    "bytes": "size of all parameters (MB)",
-    "bops": "bit operations (% of those at 8 bits)",
-    "latency": "time (ms)",
+    "size": "limit on the size of the weights (% of float32)",
+    "bytes": "limit on the size of all parameters (MB)",
+    "bops": "limit on bit operations (% of those at 8 bits)",
+    "latency": "limit on the time (ms)",
 }
 _SCALE = {"size": 100.0, "bytes": 1e-6, "bops": 100.0, "latency": 1e3}
 _OUTLINE = {"color": "white", "width": 1}
@@ -34,9 +34,10 @@ _MARGIN = {"l": 70, "r": 20, "t": 50, "b": 60}
 
 
 def frontier_figure(frontier: Frontier, *, chosen: Allocation | None = None) -> go.Figure:
-    """Loss against cost: the integer programme and greed, predicted as lines and measured as marks.
+    """Loss against limit: the integer programme and greed, predicted as steps, measured as marks.
 
-    The loss axis is logarithmic. A point's ``customdata`` is its index on its line.
+    A limit that was not swept has the allocation of the next tighter one, hence the steps. The loss
+    axis is logarithmic. A point's ``customdata`` is its index on its line.
 
     Args:
         frontier: measured or not.
@@ -55,7 +56,7 @@ def frontier_figure(frontier: Frontier, *, chosen: Allocation | None = None) -> 
     if marked:
         figure.add_trace(_mark(marked[0], frontier))
     figure.update_layout(
-        xaxis={"title": _AXES[frontier.kind], "autorange": "reversed"},
+        xaxis={"title": _AXES[frontier.kind]},
         yaxis={
             "title": f"{frontier.loss} from float",
             "type": "log",
@@ -71,7 +72,7 @@ def frontier_figure(frontier: Frontier, *, chosen: Allocation | None = None) -> 
 
 
 def drop_figure(frontier: Frontier, *, target: float | None = None) -> go.Figure:
-    """The metric's relative drop against cost, with 95 % intervals; measured points only.
+    """The metric's relative drop against the limit, with 95 % intervals; measured points only.
 
     Args:
         frontier: measured.
@@ -94,7 +95,7 @@ def drop_figure(frontier: Frontier, *, target: float | None = None) -> go.Figure
         )
     named = f" of {frontier.metric}" if frontier.metric else ""
     figure.update_layout(
-        xaxis={"title": _AXES[frontier.kind], "autorange": "reversed"},
+        xaxis={"title": _AXES[frontier.kind]},
         yaxis={"title": f"drop{named} from float (relative, %)"},
         legend=_LEGEND,
         margin=_MARGIN,
@@ -198,7 +199,11 @@ def bits_figure(allocation: Allocation, losses: LayerLosses) -> go.Figure:
 
 
 def _x(point: FrontierPoint, kind: CostKind) -> float:
-    return cost_of(point.allocation.costs, kind) * _SCALE[kind]
+    """The limit it was found under: only under the same one can two ways be compared."""
+    limit = point.allocation.limit
+    kept = limit is not None and limit.kind == kind
+    value = limit.value if limit is not None and kept else cost_of(point.allocation.costs, kind)
+    return value * _SCALE[kind]
 
 
 def _said(point: FrontierPoint) -> str:
@@ -223,7 +228,7 @@ def _predicted(
         x=[_x(p, frontier.kind) for p in points],
         y=[p.allocation.loss if p.allocation.loss > 0 else None for p in points],
         mode="lines",
-        line={"color": colour, "dash": dash, "width": 2},
+        line={"color": colour, "dash": dash, "width": 2, "shape": "hv"},
         customdata=list(range(len(points))),
         hovertext=[_said(p) for p in points],
         hovertemplate="%{hovertext}<extra></extra>",

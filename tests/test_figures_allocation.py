@@ -51,10 +51,17 @@ def test_the_frontier_has_both_ways_to_allocate_on_the_same_axes() -> None:
     figure = frontier_figure(PREDICTED)
     assert names(figure) == ["integer programme, predicted", "greedy, predicted"]
     line = trace(figure, "integer programme, predicted")
-    assert line.x == pytest.approx([100 * p.allocation.costs.size for p in PREDICTED.points])
+    assert line.x == pytest.approx([10.0, 15.0, 25.0])
+    assert line.line.shape == "hv"
     assert line.y == pytest.approx([p.allocation.loss for p in PREDICTED.points])
     assert figure.layout.yaxis.type == "log"
-    assert figure.layout.xaxis.title.text == "size of the weights (% of float32)"
+    assert figure.layout.xaxis.title.text == "limit on the size of the weights (% of float32)"
+
+
+def test_an_allocation_under_no_limit_stands_at_its_cost() -> None:
+    given = PROBLEM.base()
+    found = replace(PREDICTED, points=(FrontierPoint(given),))
+    assert list(trace(frontier_figure(found), "integer programme, predicted").x) == [25.0]
 
 
 def test_measured_points_are_marks_and_the_chosen_one_is_ringed() -> None:
@@ -65,7 +72,7 @@ def test_measured_points_are_marks_and_the_chosen_one_is_ringed() -> None:
     assert marks.y == pytest.approx([p.divergence for p in MEASURED.points])
     assert "greedy, measured" not in names(figure)
     ring = trace(figure, "chosen")
-    assert (ring.x[0], ring.y[0]) == (100 * chosen.allocation.costs.size, chosen.divergence)
+    assert (ring.x[0], ring.y[0]) == (15.0, chosen.divergence)
 
 
 def test_the_drop_has_its_interval_and_the_target_its_line() -> None:
