@@ -248,8 +248,8 @@ def test_two_variants_are_compared_as_they_are_now(at: AppTest) -> None:
 
 def test_a_search_puts_its_points_on_the_curve_and_its_result_into_the_draft(at: AppTest) -> None:
     ws = workspace_of(at)
-    low = replace(ws.recipe, weight_bits=4, activation_bits=4)
-    ws.apply(low, "4 bits")
+    low = replace(ws.recipe, weight_bits=3, activation_bits=3)
+    ws.apply(low, "3 bits")
     at.run()
     wait(at, lambda: "measured on all 400 samples" in captions(at))
     wait(at, lambda: table(at)["divergence"].notna().all())

@@ -21,7 +21,7 @@ from qviz.ui.ranges_words import scored
 from qviz.ui.workspace import Workspace
 
 #: Width of a number with what is said below it: two side by side on a telephone.
-CARD = 172
+CARD = 150
 
 
 def now(workspace: Workspace) -> None:
