@@ -91,8 +91,8 @@ def reconstruct(
             f"{subject.calibration.name} is one sample, which leaves none to hold out",
             "Give more calibration samples",
         )
-    work = _Work(subject, settings)
     report = Reporter(title.lower(), len(units.found), subject.progress)
+    work = _Work(subject, settings, report)
     for unit in units.found:
         work.fit(unit, variables)
         report.step(unit.op)
@@ -110,12 +110,12 @@ def reconstruct(
 class _Work:
     """What has been fitted so far."""
 
-    def __init__(self, subject: Subject, settings: Settings) -> None:
+    def __init__(self, subject: Subject, settings: Settings, report: Reporter) -> None:
         self.recipe, self.tuned = subject.recipe, NOTHING
         self.changes: list[Change] = []
         self.kept: list[str] = []
         self.diverged: list[str] = []
-        self._subject, self._settings = subject, settings
+        self._subject, self._settings, self._report = subject, settings, report
         self._fits: list[Fit] = []
         self._sequential = settings.mode == "sequential"
         same = subject.graph is subject.original.graph and not self._sequential
@@ -154,6 +154,7 @@ class _Work:
             iterations=settings.iterations,
             batch=settings.batch_size,
             seed=subject.seed + unit.steps[0],
+            look=lambda: self._report.step(unit.op, 0),
         )
         self._fits.append(found)
         self._note(unit, found)

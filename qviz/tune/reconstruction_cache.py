@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qviz.execute import Program, Step, fill
-from qviz.graph import Graph
+from qviz.graph import Graph, Op, TensorInfo
 from qviz.rewrite import get_attr
 from qviz.simulate import Simulator
 from qviz.tune.reconstruction_cut import Cut, cut_of, samples_first
@@ -67,13 +67,9 @@ def record(
     reads = [graph.tensors[program.tensor_of_slot[slot]] for _, slot in places]
     made = graph.tensors[unit.op]
     weight = weight_of(graph, unit.op)
-    cut = cut_of(
-        graph.ops[unit.op].type,
-        fill(program.steps[first], own.values[0])[0],
-        None if weight is None else get_attr(graph.module, weight.tensor),
-        reads,
-        made,
-    )
+    stored = None if weight is None else get_attr(graph.module, weight.tensor)
+    args, _ = fill(program.steps[first], own.values[0])
+    cut = cut_of(graph.ops[unit.op].type, args, stored, reads, made)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + first)
     inputs: list[list[Tensor]] = []
     outputs: list[Tensor] = []
@@ -97,9 +93,16 @@ def record(
         program.layout(torch.cat(outputs)),
         entries[others:],
         entries[:others],
-        graph.ops[unit.op].macs * outputs[0][0].numel() / max(1, math.prod(map(abs, made.shape))),
+        _macs(graph.ops[unit.op], made, stored, outputs[0][0]),
         _caller(unit, simulator.differentiable, own, cut, [p for p, _ in places]),
     )
+
+
+def _macs(op: Op, made: TensorInfo, weight: Tensor | None, entry: Tensor) -> float:
+    """Multiply-accumulates of the op for one entry of its output."""
+    if made.batch_dim is None and weight is not None:
+        return weight.numel()  # a row of a product
+    return op.macs * entry.numel() / max(1, math.prod(made.shape))
 
 
 def _places(program: Program, unit: Unit, values: Sequence[Any]) -> list[tuple[int, int]]:
@@ -146,6 +149,8 @@ def _caller(
 ) -> Callable[[Mapping[int, Tensor], Tensor | None, Tensor | None], Tensor]:
     step = plain.steps[unit.steps[0]]
     args, kwargs = fill(step, own.values[0])
+    # what is stored gets no gradient of its own
+    args = [a.detach() if isinstance(a, Tensor) else a for a in args]
     weight = weight_of(plain.graph, unit.op)
     after = [_activation(plain.steps[i], own.values[0]) for i in unit.steps[1:]]
 

@@ -10,7 +10,7 @@ carries on (ResNet-20 at 4 bits: divergence 0.153 with ranges learned for their 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +93,7 @@ def fit(
     iterations: int,
     batch: int,
     seed: int,
+    look: Callable[[], None],
 ) -> Fit:
     """Minimize the loss by Adam, with rates that fall to zero along a cosine.
 
@@ -104,6 +105,7 @@ def fit(
         iterations: steps.
         batch: entries per step.
         seed: of the entries drawn.
+        look: called with every look at the held-out samples; what it raises stops the fit.
     """
     loss = Loss(cache, shared)
     some = cache.fit[: len(cache.held_out)]
@@ -119,6 +121,7 @@ def fit(
     try:
         for done in range(iterations + 1):
             if done % every == 0 or done == iterations:
+                look()
                 found = loss.mean(variables, cache.held_out)
                 entries += len(cache.held_out)
                 if not math.isfinite(found):
@@ -129,10 +132,11 @@ def fit(
                     entries += len(some)
             if done < iterations:
                 rows = cache.fit[torch.randint(len(cache.fit), (batch,), generator=generator)]
-                value = loss(variables, rows, final=False)
-                penalty = variables.penalty(done / iterations)
                 optimizer.zero_grad()
-                (value if penalty is None else value + penalty).backward()
+                with torch.enable_grad():
+                    value = loss(variables, rows, final=False)
+                    penalty = variables.penalty(done / iterations)
+                    (value if penalty is None else value + penalty).backward()
                 optimizer.step()
                 schedule.step()
                 entries += 3 * batch  # forward, and a product for each of the two gradients
