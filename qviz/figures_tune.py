@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from qviz.digits import number, percent
 from qviz.errors import MissingExtraError
 from qviz.tables_tune import Tried
-from qviz.tune.remedy import Remedies, Remedy
 from qviz.tune.step import Change
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ _GREY = "#8A8A8A"
 _HELD_OUT = "#E69F00"
 #: Characters of a title or name that fit beside the picture on a narrow screen.
 NAME = 22
-#: A rise of the divergence beyond this, in %, lies outside the picture until it is zoomed out.
-LEFT = -150.0
 #: Rows of a picture; more would be too small to see.
 MOST = 40
 
@@ -83,8 +80,8 @@ def steps_figure(steps: Sequence[Tried], *, target: float, metric: str = "") -> 
     named = f" of {metric}" if metric else ""
     figure.update_layout(
         xaxis={"title": f"drop{named} from float (relative, %)", "zeroline": True},
-        yaxis=_names([names[one.step] for one in drawn]),
-        legend=_LEGEND,
+        yaxis=names_axis([names[one.step] for one in drawn]),
+        legend=LEGEND,
         height=170 + 26 * max(len(drawn), 3),
         margin={"l": 10, "r": 20, "t": 20, "b": 90},
         hovermode="closest",
@@ -93,7 +90,8 @@ def steps_figure(steps: Sequence[Tried], *, target: float, metric: str = "") -> 
     return figure
 
 
-_LEGEND = {"orientation": "h", "yanchor": "bottom", "yref": "container", "y": 0.0, "x": 0}
+#: Below the picture, where it costs no width on a narrow screen.
+LEGEND = {"orientation": "h", "yanchor": "bottom", "yref": "container", "y": 0.0, "x": 0}
 
 
 def _moves(drawn: Sequence[Tried], names: dict[int, str]) -> go.Scatter:
@@ -219,7 +217,7 @@ def changes_figure(changes: Sequence[Change], unit: str) -> go.Figure:
         | (
             {} if decibels else {"type": "log", "exponentformat": "power", "dtick": _ticks(changes)}
         ),
-        yaxis=_names(names),
+        yaxis=names_axis(names),
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
         height=110 + 22 * max(len(drawn), 4),
         margin={"l": 10, "r": 20, "t": 40, "b": 60},
@@ -235,7 +233,8 @@ def _ticks(changes: Sequence[Change]) -> object:
     return "D2" if values and max(values) < 1e3 * min(values) else 1
 
 
-def _names(names: Sequence[str]) -> dict[str, object]:
+def names_axis(names: Sequence[str]) -> dict[str, object]:
+    """An axis of names, the first on top."""
     return {
         "autorange": "reversed",
         "automargin": True,
@@ -300,107 +299,3 @@ def epochs_figure(epochs: Sequence[Epoch]) -> go.Figure:
         uirevision="epochs",
     )
     return figure
-
-
-_REMEDIES = {
-    "helps": ("#2B8CC4", "circle"),
-    "noise": (_GREY, "diamond-open"),
-    "mixed": ("#E69F00", "square"),
-    "worse": ("#D55E00", "x"),
-    "yardstick": (_TARGET, "line-ns-open"),
-}
-
-
-def remedies_figure(found: Remedies) -> go.Figure:
-    """How far each remedy makes the divergence fall, site by site, with its interval.
-
-    A point's ``customdata`` is its place in ``found.rows``. The yardstick of a site is what leaving
-    it in float does.
-    """
-    named = [(i, row, f"{row.site} · {row.title}") for i, row in enumerate(found.rows)]
-    figure = go.Figure()
-    for verdict, (colour, symbol) in _REMEDIES.items():
-        rows = [item for item in named if item[1].verdict == verdict]
-        limits = [row.fall_interval for _, row, _ in rows]
-        xs = [100 * row.fall for _, row, _ in rows]
-        figure.add_trace(
-            go.Scatter(
-                x=xs,
-                y=[name for _, _, name in rows],
-                customdata=[i for i, _, _ in rows],
-                mode="markers",
-                marker={
-                    "color": colour,
-                    "symbol": symbol,
-                    "size": 11,
-                    "line": {"width": 2, "color": colour},
-                },
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [
-                        100 * i.high - f if i else 0.0 for i, f in zip(limits, xs, strict=True)
-                    ],
-                    "arrayminus": [
-                        f - 100 * i.low if i else 0.0 for i, f in zip(limits, xs, strict=True)
-                    ],
-                    "color": colour,
-                    "thickness": 1.5,
-                    "width": 3,
-                },
-                name="left in float" if verdict == "yardstick" else verdict,
-                hovertext=[_remedy(row) for _, row, _ in rows],
-                hovertemplate="%{hovertext}<extra></extra>",
-                showlegend=bool(rows),
-            )
-        )
-    names = [name for _, _, name in named]
-    falls = [100 * row.fall for row in found.rows]
-    figure.add_vline(x=0, line={"color": _GREY, "width": 1})
-    figure.update_layout(
-        xaxis={
-            "title": f"{found.before.divergence_name} from float falls by (%)",
-            # one that makes it ten times worse would press all others together
-            "range": [max(LEFT, min([-10.0, *falls])) * 1.05, 105],
-        },
-        yaxis=_names(names)
-        | {"ticktext": [_short(row.title) for _, row, _ in named]}
-        | {"tickfont": {"size": 11}},
-        annotations=[
-            {"text": f"<b>{brief(site, 36)}</b>", "x": 0, "xref": "paper", "xanchor": "left",
-             "y": first, "yref": "y", "yanchor": "bottom", "yshift": 9, "showarrow": False,
-             "font": {"size": 11}}
-            for site, first in _first_of(found).items()
-        ],
-        legend=_LEGEND,
-        height=190 + 24 * max(len(names), 4),
-        margin={"l": 10, "r": 20, "t": 30, "b": 90},
-        hovermode="closest",
-        uirevision="remedies",
-    )  # fmt: skip
-    return figure
-
-
-def _short(title: str, most: int = 28) -> str:
-    """A title for an axis: what follows its colon tells it from the others."""
-    head, colon, tail = title.partition(": ")
-    return f"{brief(head, max(8, most - len(tail)))}: {tail}" if colon else brief(title, most)
-
-
-def _first_of(found: Remedies) -> dict[str, int]:
-    """Place of the first row of each site."""
-    first: dict[str, int] = {}
-    for i, row in enumerate(found.rows):
-        first.setdefault(row.site, i)
-    return first
-
-
-def _remedy(row: Remedy) -> str:
-    fall = f"divergence falls by {percent(row.fall)}"
-    if row.fall_interval is not None:
-        fall += f" (95 %: {percent(row.fall_interval.low)} to {percent(row.fall_interval.high)})"
-    return (
-        f"<b>{row.site}</b>: {row.title}<br>{row.verdict}<br>{fall}<br>"
-        f"another rounding alone: {percent(row.luck)}<br>metric {percent(row.gain, signed=True)} "
-        f"({percent(row.interval.low, signed=True)} to {percent(row.interval.high, signed=True)})"
-    )

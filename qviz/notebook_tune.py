@@ -63,7 +63,7 @@ def remedies_view(found: Remedies) -> View:
     """What helps which op, tried on each alone."""
 
     def figure() -> object:
-        from qviz.figures_tune import remedies_figure
+        from qviz.figures_remedies import remedies_figure
 
         return remedies_figure(found)
 

@@ -7,12 +7,22 @@ from dataclasses import replace
 
 import pytest
 
+from qviz.evaluate import Evaluation
+from qviz.figures_remedies import remedies_figure
 from qviz.figures_tune import brief, changes_figure, epochs_figure, steps_figure
-from qviz.intervals import Interval
+from qviz.intervals import Interval, Scores
 from qviz.metrics import METRICS
 from qviz.recipe import Recipe
-from qviz.tables_tune import changes_table, comparable, described, tried, tried_table
+from qviz.tables_tune import (
+    changes_table,
+    comparable,
+    described,
+    remedies_table,
+    tried,
+    tried_table,
+)
 from qviz.tune.qat_options import Epoch
+from qviz.tune.remedy import Remedies, Remedy, Verdict
 from qviz.tune.step import Change
 from qviz.ui.tune_words import headline
 
@@ -161,3 +171,38 @@ def test_a_divergence_that_rises_is_no_negative_fall(
 ) -> None:
     (one,) = tried([ROW | {"divergence_after": after}])
     assert said in headline(one, METRICS["top1"], ends)
+
+
+def evaluation(value: float, divergence: float) -> Evaluation:
+    scores = Scores("top1", value, 100)
+    change = Interval(value - 0.9, value - 0.7)
+    return Evaluation(
+        METRICS["top1"], scores, scores, value - 0.8, change, divergence, "kl", (), None
+    )
+
+
+def remedy(title: str, fall: float, verdict: Verdict) -> Remedy:
+    ends = Interval(fall - 0.1, fall + 0.1)
+    before, after = evaluation(0.7, 0.2), evaluation(0.72, 0.2 * (1 - fall))
+    return Remedy("conv1", "ifmr", {}, title, None, NOW, before, after, 0.02, Interval(0.0, 0.04),
+                  fall, ends, 0.05, verdict)  # fmt: skip
+
+
+def test_a_remedy_stands_at_how_far_the_divergence_falls() -> None:
+    rows = (remedy("left in float", 0.9, "yardstick"), remedy("IFMR ranges", 0.5, "helps"))
+    found = Remedies(NOW, rows[0].before, ("conv1",), rows)
+    figure = remedies_figure(found)
+    helps = next(t for t in figure.data if t.name == "helps")
+    assert list(helps.x) == [50.0]
+    assert list(helps.error_x.array) == pytest.approx([10.0])
+    assert list(helps.customdata) == [1]
+    table = remedies_table(found)
+    assert table["fall_percent"].tolist() == pytest.approx([90.0, 50.0])
+    assert table["luck_percent"].tolist() == pytest.approx([5.0, 5.0])
+    assert table["seconds"].isna().all()
+
+
+def test_one_very_bad_remedy_does_not_press_the_others_together() -> None:
+    rows = (remedy("left in float", 0.9, "yardstick"), remedy("max", -40.0, "worse"))
+    figure = remedies_figure(Remedies(NOW, rows[0].before, ("conv1",), rows))
+    assert figure.layout.xaxis.range[0] == pytest.approx(-157.5)

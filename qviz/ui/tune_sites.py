@@ -6,7 +6,7 @@ import streamlit as st
 
 from qviz import background
 from qviz.digits import percent
-from qviz.figures_tune import LEFT, remedies_figure
+from qviz.figures_remedies import LEFT, remedies_figure
 from qviz.jobs import Job
 from qviz.ranking import Sensitivity
 from qviz.tables_tune import remedies_table
