@@ -92,6 +92,7 @@ class Work:
         self.steps: list[AutoStep] = []
         self.base: AutoStep | None = None
         self.first_error: InputError | None = None
+        self._left: dict[str, AutoStep] = {}
         self._rankings: dict[tuple[Recipe, Mode], Sensitivity] = {}
 
     @property
@@ -164,30 +165,38 @@ class Work:
         known = self._journal.find(found)
         if known is not None:
             return self._ended(known)
+        if found in self._left:
+            return self._left[found]
         self._tell("begin", stage, title)
+        step = self._tried(stage, name, title, do, judge, foresee=foresee)
+        if step.outcome in ("skipped", "failed"):
+            self._left[found] = step  # said once; another run may do better
+        else:
+            self._journal.add(found, step)
+        return self._ended(step)
+
+    def _tried(
+        self, stage: Stage, name: str, title: str, do: Do, judge: Judge, *, foresee: bool
+    ) -> AutoStep:
         if why := self.clock.too_little(self._least()):
-            return self._ended(self._without(stage, name, title, "skipped", why, 0.0))
+            return self._without(stage, name, title, "skipped", why, 0.0)
+        outcome: Outcome
         began = self.clock.seconds
         try:
             tried = do(self.clock.guard(self.progress, foresee=foresee))
         except OutOfTime as end:
-            spent = self.clock.seconds - began
-            return self._ended(self._without(stage, name, title, "skipped", end.reason, spent))
+            outcome, reason = "skipped", end.reason
         except NothingToDo as end:
-            spent = self.clock.seconds - began
-            step = self._without(stage, name, title, "idle", str(end), spent)
-            self._journal.add(found, step)
-            return self._ended(step)
+            outcome, reason = "idle", str(end)
         except RunFolderError:
             raise
         except InputError as error:
             self.first_error = self.first_error or error
-            spent = self.clock.seconds - began
-            return self._ended(self._without(stage, name, title, "failed", str(error), spent))
-        kept, reason = judge(tried)
-        step = self._step(stage, name, title, tried, kept=kept, reason=reason, began=began)
-        self._journal.add(found, step)
-        return self._ended(step)
+            outcome, reason = "failed", str(error)
+        else:
+            kept, why_so = judge(tried)
+            return self._step(stage, name, title, tried, kept=kept, reason=why_so, began=began)
+        return self._without(stage, name, title, outcome, reason, self.clock.seconds - began)
 
     def _least(self) -> float:
         """Seconds that any step takes: those of the quickest so far that measured one variant."""
