@@ -4,6 +4,7 @@
     qviz run MODEL --calibration D --evaluation D -o DIR       the whole job
     qviz calibrate | evaluate | sensitivity | search MODEL ... -o DIR    its steps
     qviz tune MODEL --method NAME ... -o DIR            win accuracy back with one method
+    qviz remedies MODEL ... -o DIR                      what helps the worst ops
     qviz auto MODEL ... -o DIR                          or with all, cheapest first
     qviz allocate MODEL --size 0.15 ... -o DIR          bits per op below 8
     qviz qat MODEL --train D ... -o DIR                 train with the rounding
@@ -103,6 +104,10 @@ def _dispatch(options: argparse.Namespace, command: Sequence[str]) -> int:
         from qviz.cli_tune import tune
 
         return tune(options, command)
+    if options.verb == "remedies":
+        from qviz.cli_remedies import remedies
+
+        return remedies(options, command)
     if options.verb == "auto":
         from qviz.cli_auto import auto
 

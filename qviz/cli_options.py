@@ -233,6 +233,7 @@ def parser() -> Parser:
     made.add_argument("--mode", choices=("only_this", "all_but_this"), default="only_this")
 
     cli_options_tune.add_tune(verb, _session, _recipe)
+    cli_options_tune.add_remedies(verb, _session, _recipe)
     cli_options_tune.add_auto(verb, _session, _recipe)
     cli_options_allocate.add_allocate(verb, _session, _recipe)
     cli_options_qat.add_qat(verb, _session, _recipe)
@@ -357,6 +358,7 @@ VERBS = (
     "sensitivity",
     "search",
     "tune",
+    "remedies",
     "auto",
     "allocate",
     "qat",

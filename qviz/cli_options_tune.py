@@ -1,4 +1,4 @@
-"""What can be written after ``qviz tune`` and ``qviz auto``."""
+"""What can be written after ``qviz tune``, ``qviz remedies`` and ``qviz auto``."""
 
 from __future__ import annotations
 
@@ -69,6 +69,23 @@ def add_tune(verb: Verb, session: Callable[..., None], recipe: Callable[..., Non
     made.add_argument("--from", dest="start", metavar="FILE", help="recipe to start from")
     made.add_argument("--train", metavar="D", help="samples to train on, where a method trains")
     made.add_argument("--name", metavar="NAME", help="keep the variant under it (the method's)")
+
+
+def add_remedies(verb: Verb, session: Callable[..., None], recipe: Callable[..., None]) -> None:
+    """The parser of ``qviz remedies``: arguments of ``add_tune``."""
+    from qviz.cli_options import positive
+
+    made = verb("remedies", "try every method of seconds on the worst ops alone, measured")
+    session(made, run=True)
+    recipe(made)
+    made.add_argument("--worst", type=positive, default=3, metavar="N", help="ops to treat (3)")
+    made.add_argument("--ops", metavar="A,B", help="these ops instead of the worst")
+    made.add_argument(
+        "--method", action="append", default=[], metavar="NAME",
+        help="only this one of qviz tune --list; repeatable",
+    )  # fmt: skip
+    made.add_argument("--from", dest="start", metavar="FILE", help="recipe to start from")
+    made.add_argument("--name", metavar="NAME", help="keep the best of all sites under it")
 
 
 def add_auto(verb: Verb, session: Callable[..., None], recipe: Callable[..., None]) -> None:

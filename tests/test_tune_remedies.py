@@ -126,6 +126,13 @@ def test_the_summary_names_the_best_and_the_sum() -> None:
     assert "Together: agreement" in text
 
 
+def test_what_to_go_on_with_is_the_sum_if_it_is_closer_to_float() -> None:
+    assert found().taken is found().together
+    alone = replace(found(), together=None)
+    assert alone.taken is max(found().best.values(), key=lambda r: r.fall)
+    assert replace(alone, rows=()).taken is None
+
+
 def test_what_gives_the_same_range_is_measured_once() -> None:
     same = [n for n in found().notes if ": the same as " in n]
     assert same

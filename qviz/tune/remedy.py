@@ -89,6 +89,13 @@ class Remedies:
         return {row.site: row for row in self.rows if row.best}
 
     @property
+    def taken(self) -> Remedy | None:
+        """What to go on with: all best together if that is closer to float than each alone."""
+        rows = [*self.best.values(), *([] if self.together is None else [self.together])]
+        able = [row for row in rows if row.verdict == "helps"]
+        return max(able, key=lambda row: row.fall, default=None)
+
+    @property
     def summary(self) -> str:
         """One or two sentences for a person."""
         helped = self.best
