@@ -115,8 +115,9 @@ class Trainer:
             Cancelled: ``progress`` raised it; the state is kept.
         """
         self._resume()
-        for row in self.position.epochs if on_epoch is not None else ():
-            on_epoch(row)
+        if on_epoch is not None:
+            for row in self.position.epochs:
+                on_epoch(row)
         if not self.position.epochs:
             self._end_epoch(on_epoch)
         report = Reporter("qat", self.steps, progress, known=self.position.step)
