@@ -131,7 +131,7 @@ class _Bisection:
         if found is None:
             self.records.append(Record(tuple(ranking), len(ranking), True, 0.0))
             return "only the float model satisfies the evaluator: all layers rolled back, no output"
-        return f"{_layers(found)} rolled back are the fewest that satisfy the evaluator"
+        return f"{_layers(found)} rolled back: no fewer satisfy the evaluator"
 
     def accepts(self, count: int) -> bool:
         """Whether the evaluator accepts the model with so many layers rolled back."""

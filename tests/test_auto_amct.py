@@ -156,7 +156,8 @@ def test_the_fewest_layers_are_rolled_back_and_the_three_files_written(session: 
     assert config["version"] == 1
     for name in ("stem", "block.first", "block.second", "head"):
         assert config[name]["quant_enable"] is (name not in found.recipe.skipped)
-    assert found.ended == f"{count} layers rolled back are the fewest that satisfy the evaluator"
+    layers = "1 layer" if count == 1 else f"{count} layers"
+    assert found.ended == f"{layers} rolled back: no fewer satisfy the evaluator"
     assert found.best.way[-1].names == found.recipe.skipped
 
 
