@@ -197,7 +197,8 @@ def test_a_cancelled_method_leaves_the_draft_as_it_was(at: AppTest) -> None:
     before = workspace(at).recipe
     at.session_state["tune_options_bias_tuning"] = True
     at.run()
-    at.number_input(key="tune_bias_tuning_epochs").set_value(1000).run()
+    at.number_input(key="tune_bias_tuning_epochs").set_value(100_000)
+    at.number_input(key="tune_bias_tuning_patience").set_value(100_000).run()
     at.button(key="tune_run_bias_tuning").click().run()
     job = workspace(at).jobs["tune"]
     job.cancel()
