@@ -66,7 +66,9 @@ def add_tune(verb: Verb, session: Callable[..., None], recipe: Callable[..., Non
         "--option", type=pair, action="append", default=[], metavar="NAME=VALUE",
         help="of the method; repeatable",
     )  # fmt: skip
-    made.add_argument("--from", dest="start", metavar="FILE", help="recipe to start from")
+    made.add_argument(
+        "--from", dest="start", metavar="FILE", help="recipe to start from (a run's own)"
+    )
     made.add_argument("--train", metavar="D", help="samples to train on, where a method trains")
     made.add_argument("--name", metavar="NAME", help="keep the variant under it (the method's)")
 
@@ -84,7 +86,9 @@ def add_remedies(verb: Verb, session: Callable[..., None], recipe: Callable[...,
         "--method", action="append", default=[], metavar="NAME",
         help="only this one of qviz tune --list; repeatable",
     )  # fmt: skip
-    made.add_argument("--from", dest="start", metavar="FILE", help="recipe to start from")
+    made.add_argument(
+        "--from", dest="start", metavar="FILE", help="recipe to start from (a run's own)"
+    )
     made.add_argument("--name", metavar="NAME", help="keep the best of all sites under it")
 
 

@@ -72,12 +72,22 @@ def of_run(options: argparse.Namespace) -> Iterator[None]:
             "how its model was opened is not known, because it was not made on the command line",
             "Name the model and its data",
         )
+    own = folder.resolve() / "recipe.json"
+    if hasattr(options, "start") and own.exists() and not _says_recipe(options):
+        options.start = str(own)
     for name in REMEMBERED:
         if name not in _SAID or getattr(options, name, None) is None:
             setattr(options, name, stored.get(name))
     there = Path(str(stored.get("cwd") or Path.cwd()))
     with contextlib.chdir(there if there.is_dir() else Path.cwd()):
         yield
+
+
+def _says_recipe(options: argparse.Namespace) -> bool:
+    """Whether the command says what recipe to start from; else a run goes on from its own."""
+    usual = {"start": None, "calibrator": "auto", "weight_bits": 8, "activation_bits": 8}
+    said = any(getattr(options, name, value) != value for name, value in usual.items())
+    return said or bool(options.per_tensor or options.ends_at_8)
 
 
 def _absolute(spec: str) -> str:

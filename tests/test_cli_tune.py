@@ -158,3 +158,18 @@ def test_input_that_cannot_be_used_is_one_line(
 ) -> None:
     assert main([*project.words("tune", tmp_path / "out", *words), "--quiet"]) == 2
     assert capsys.readouterr().err == f"qviz: {message}\n"
+
+
+def test_a_run_goes_on_from_its_own_recipe_unless_another_is_said(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(project.words("search", out, *BITS, "--max-drop", "0.9", "--quiet")) == 0
+    capsys.readouterr()
+    own = json.loads((out / "recipe.json").read_text())
+    words = ["tune", str(out), "--method", "calibrator", "--quiet"]
+    assert result(capsys, words)["recipe"]
+    made = json.loads((out / "recipe-calibrator.json").read_text())
+    assert (made["weight_bits"], made["overrides"]) == (4, own["overrides"])
+    result(capsys, [*words, "--calibrator", "max", "--name", "wide"])
+    assert json.loads((out / "recipe-wide.json").read_text())["weight_bits"] == 8
