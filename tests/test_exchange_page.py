@@ -10,6 +10,7 @@ from networks import network, recipe
 from streamlit.testing.v1 import AppTest
 
 from qviz.recipe import Recipe
+from qviz.weights import NOTHING
 
 
 class Visit:
@@ -18,7 +19,8 @@ class Visit:
     def __init__(self) -> None:
         self.recipe = recipe("residual")
         self.variants: dict[str, Recipe] = {}
-        self.opened = SimpleNamespace(session=SimpleNamespace(graph=network("residual")[1]))
+        session = SimpleNamespace(graph=network("residual")[1], tuned=lambda recipe: NOTHING)
+        self.opened = SimpleNamespace(session=session)
 
     def keep(self, name: str, kept: Recipe) -> None:
         self.variants[name] = kept
