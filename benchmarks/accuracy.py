@@ -193,7 +193,8 @@ def qat(
         return
     kinds: tuple[Ranges, ...] = ("fixed", "lsq")
     for ranges in kinds:
-        wanted = QATOptions(schedule_epochs=options.schedule_epochs, ranges=ranges)
+        # towards the float model alone: with labels it may learn what has nothing to do with int8
+        wanted = QATOptions(schedule_epochs=options.schedule_epochs, ranges=ranges, distill=1.0)
         yield tuned(session, f"qat, {ranges} ranges", session.qat(start, wanted))
 
 
