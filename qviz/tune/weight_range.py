@@ -37,7 +37,7 @@ OPTIONS = (
         "of the op's outputs over calibration samples, or of the weights themselves",
         choices=("outputs", "weights"),
     ),
-    Option("samples", 64, "calibration samples for the error of the outputs", 1),
+    Option("samples", 32, "calibration samples for the error of the outputs", 1),
 )
 
 Errors = Callable[[QuantParams], Tensor]
@@ -76,7 +76,7 @@ def _params(subject: Subject, operand: Operand) -> QuantParams:
     return subject.simulator.weight(operand, bits, subject.recipe.per_channel)[0]
 
 
-def apply(subject: Subject, *, error: str = "outputs", samples: int = 64) -> Step:
+def apply(subject: Subject, *, error: str = "outputs", samples: int = 32) -> Step:
     """Search the range of every int8 weight at its bit width.
 
     Args:
