@@ -22,13 +22,13 @@ row's start, each with its 95 % paired bootstrap interval. Replaces the rows it 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from cases import factories
 from timing import RESULTS, report, write
 
 import qviz
@@ -68,22 +68,15 @@ def opened(text: str, metric: str | None) -> tuple[str, Session]:
     """A name and a session, of a sample or of factories in a file."""
     if "=" not in text:
         return text, qviz.open(f"sample:{text}")
-    name, spec = text.split("=", 1)
-    path, factories = spec.rsplit(":", 1)
-    found = importlib.util.spec_from_file_location("factories", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    model, *data = (getattr(module, f)() for f in factories.split(","))
+    name, (model, *data) = factories(text)
     training = data[2] if len(data) > 2 else None
     return name, qviz.open(model, data[0], data[1], metric, training=training)
 
 
 def start_of(session: Session, width: Width, calibrators: tuple[str, ...]) -> Recipe:
     """The recipe of the calibrator with the least divergence, first and last layers at 8 bits."""
-    made = [recipe_at(session, spec, width) for spec in calibrators]
-    return min(made, key=lambda recipe: session.evaluate(recipe).divergence)
+    tried = [recipe_at(session, spec, width) for spec in calibrators]
+    return min(tried, key=lambda recipe: session.evaluate(recipe).divergence)
 
 
 def recipe_at(session: Session, calibrator: str, width: Width, *, each: bool = True) -> Recipe:

@@ -15,7 +15,6 @@ three factories: model, calibration and evaluation samples. Replaces the rows of
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import tempfile
 from functools import partial
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cases import factories
 from timing import RESULTS, ratios, report, write
 
 import qviz
@@ -43,14 +43,7 @@ def opened(text: str) -> tuple[str, Session]:
     """A name and a session, of a sample or of factories in a file."""
     if "=" not in text:
         return text, qviz.open(f"sample:{text}")
-    name, spec = text.split("=", 1)
-    path, factories = spec.rsplit(":", 1)
-    found = importlib.util.spec_from_file_location("factories", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    model, calibration, evaluation = (getattr(module, f)() for f in factories.split(","))
+    name, (model, calibration, evaluation) = factories(text)
     return name, qviz.open(model, calibration=calibration, evaluation=evaluation)
 
 
