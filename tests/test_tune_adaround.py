@@ -58,7 +58,7 @@ def test_two_equal_inputs_want_one_weight_down_and_one_up() -> None:
     x = torch.randn(64, 1, generator=generator())
     other = 0.01 * torch.randn(64, 1, generator=generator(1))
     given = weights_only(layer([[0.35, 0.45, 7.0]]), torch.cat([x, x, other], 1), 4)
-    step = adaround.apply(given)
+    step = adaround.apply(given, iterations=300)
     assert step.weights is not None
     found = step.weights.values["0.weight"].flatten().tolist()
     assert found == pytest.approx([0.0, 1.0, 7.0], abs=1e-5)
@@ -74,7 +74,7 @@ def test_no_other_rounding_of_a_small_layer_is_better() -> None:
     inputs = torch.randn(200, 6, generator=generator(16)) @ mixing
     weight = torch.randn(1, 6, generator=generator(17))
     given = weights_only(layer(weight.tolist()), inputs, 3)
-    step = adaround.apply(given, holdout=0.5)
+    step = adaround.apply(given, iterations=300, holdout=0.5)
     after, own = codes(given, step, "0/weight")
     moments = inputs.T @ inputs
 

@@ -10,7 +10,7 @@ gradients. A weight may end more than one step from where it was, which AdaRound
 
 What differs from the code: rates are in units that fit every layer (a step of the weight's grid,
 the output's root mean square, a part of the range) where the code has 1e-5, 1e-3, 1e-3 and 1e-1
-absolute; they fall along a cosine and are larger, so that 300 steps do what 1000 did there; the fit
+absolute; they fall along a cosine and are larger, so that 200 steps do what 1000 did there; the fit
 starts at the weight range of least error; samples are held out. Ops with two activations (adds,
 attention products) have only their ranges fitted.
 """
@@ -57,7 +57,7 @@ def apply(
     subject: Subject,
     *,
     mode: str = "sequential",
-    iterations: int = 300,
+    iterations: int = 200,
     batch_size: int = 32,
     samples: int = 512,
     holdout: float = 0.2,

@@ -11,7 +11,7 @@ warm start without the second term, so that every h ends at 0 or 1. zeta, gamma,
 of beta and the warm start are the defaults of AMCT's ADA (``reg_param``, ``beta_range``,
 ``warm_start``). Bias and ranges stay as they are, but for the weight's, which is searched first.
 
-What differs: a larger rate that falls along a cosine, so that 300 steps serve where the paper takes
+What differs: a larger rate that falls along a cosine, so that 200 steps serve where the paper takes
 more and AMCT 10,000; samples are held out.
 """
 
@@ -63,7 +63,7 @@ def apply(
     subject: Subject,
     *,
     mode: str = "sequential",
-    iterations: int = 300,
+    iterations: int = 200,
     batch_size: int = 32,
     samples: int = 512,
     holdout: float = 0.2,

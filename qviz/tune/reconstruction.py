@@ -46,7 +46,7 @@ COMMON = (
         "each op reads what the ops tuned before it make, or (parallel) its float inputs",
         choices=("sequential", "parallel"),
     ),
-    Option("iterations", 300, "steps of Adam per op", 1, 100_000),
+    Option("iterations", 200, "steps of Adam per op", 1, 100_000),
     Option("batch_size", 32, "windows, rows or samples per step", 1, 10_000),
     Option("samples", 512, "calibration samples, those held out among them", 2),
     Option("holdout", 0.2, "part of the samples that no fit sees", 0.01, 0.9),
