@@ -21,6 +21,7 @@ import math
 
 from qviz.errors import MissingExtraError, TuneError
 from qviz.search.allocation_problem import Problem
+from qviz.search.silence import silenced
 from qviz.search.widths import Allocation, CostKind, Limit, Width, cost_of
 
 #: A limit counts as kept up to this share of it: sums of times are floating point.
@@ -113,16 +114,17 @@ def _solve(
     scale = 1e3 / max(max(limited), 1e-300)
     room = limit * scale
     for _ in range(_ROUNDS):
-        solved = milp(
-            goal,
-            integrality=np.ones(count),
-            bounds=(0, 1),
-            constraints=[
-                LinearConstraint(once, 1, 1),
-                LinearConstraint(np.array(limited)[None, :] * scale, -np.inf, room),
-            ],
-            options={"mip_rel_gap": 0.0},
-        )
+        with silenced():
+            solved = milp(
+                goal,
+                integrality=np.ones(count),
+                bounds=(0, 1),
+                constraints=[
+                    LinearConstraint(once, 1, 1),
+                    LinearConstraint(np.array(limited)[None, :] * scale, -np.inf, room),
+                ],
+                options={"mip_rel_gap": 0.0},
+            )
         if solved.x is None:
             break
         taken = [index for index in range(count) if solved.x[index] > 0.5]
