@@ -276,15 +276,14 @@ def main() -> None:
             width = SETTINGS[setting]
             start = start_of(session, width, options.calibrators)
             for part in options.parts.split(","):
-                where = {"model": name, "setting": setting, "part": part}
-                rows = []
                 for row in PARTS[part](session, start, width, options):
-                    rows.append(where | row | {"samples": session.evaluation_data.count})
-                    report("accuracy", rows[-1:], keep=False)
-                before = json.loads(path.read_text())["rows"] if path.exists() else []
-                kept = [r for r in before if {k: r[k] for k in where} != where]
-                if rows:
-                    write("accuracy", kept + rows)
+                    where = {"model": name, "setting": setting, "part": part, "what": row["what"]}
+                    found = where | row | {"samples": session.evaluation_data.count}
+                    report("accuracy", [found], keep=False)
+                    before = json.loads(path.read_text())["rows"] if path.exists() else []
+                    # at once: a part on a large model is an hour, and what it measured is kept
+                    kept = [r for r in before if {k: r[k] for k in where} != where]
+                    write("accuracy", [*kept, found])
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ OPTIONS = (
     Option("lr_weight", 0.02, "rate of the weights, in steps of their grid", 0.0, 10.0),
     Option("lr_bias", 0.002, "rate of the bias, in root mean squares of the output", 0.0, 1.0),
     Option("lr_weight_range", 0.002, "rate of the weight's range, in parts of it", 0.0, 1.0),
-    Option("lr_activation_range", 0.003, "rate of the input's range, in parts of it", 0.0, 1.0),
+    Option("lr_activation_range", 0.01, "rate of the input's range, in parts of it", 0.0, 1.0),
 )
 
 TITLE = "AdaQuant"
@@ -64,7 +64,7 @@ def apply(
     lr_weight: float = 0.02,
     lr_bias: float = 0.002,
     lr_weight_range: float = 0.002,
-    lr_activation_range: float = 0.003,
+    lr_activation_range: float = 0.01,
 ) -> Step:
     """Fit weights, biases and ranges of every int8 op, at the bit widths of the recipe.
 

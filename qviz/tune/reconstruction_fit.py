@@ -2,9 +2,9 @@
 
 The loss is the squared error of the output over the output's power. A range that other operands
 read too is a compromise between them: for each of these the rounding error of the tensor, over the
-tensor's power, is added. Without that, the op that learns a range clips what a residual branch
-carries on (ResNet-20 at 4 bits: divergence 0.153 with ranges learned for their first reader alone,
-0.137 with fixed ones, 0.127 so).
+tensor's power, is added, so that the op that learns a range does not clip what others need. (Four
+bits, rate 0.02, divergence with and without: sample ViT 0.031 and 0.036, sample EfficientNet at
+0.01 0.146 and 0.157, ResNet-20 0.141 and 0.137.)
 """
 
 from __future__ import annotations
