@@ -12,8 +12,8 @@ those fitted on: where the second falls and the first does not, a fit has learne
 
 ``train_samples`` is the cost: how many training samples take as many multiply-accumulates, three
 forwards each. ``cheaper`` divides ``--qat-samples`` by it, the samples of the training run that
-reconstruction replaces: a million is a tenth of 200 epochs over CIFAR-10. Replaces the rows of its
-models in ``results/reconstruction.json``.
+reconstruction replaces: a million is a tenth of 200 epochs over CIFAR-10. Replaces the rows that it
+measures again in ``results/reconstruction.json``.
 """
 
 from __future__ import annotations
@@ -91,15 +91,14 @@ def main() -> None:
         data = session.evaluation_data
         assert data is not None
         for setting in options.settings.split(","):
-            where = {"model": name, "setting": setting}
             start = start_of(session, SETTINGS[setting], DEFAULT_CANDIDATES)
-            found = []
             for row in rows(session, start, options):
-                found.append({**where, **row, "samples": data.count})
-                report("reconstruction", found[-1:], keep=False)
-            before = json.loads(path.read_text())["rows"] if path.exists() else []
-            kept = [r for r in before if {k: r[k] for k in where} != where]
-            write("reconstruction", kept + found)
+                where = {"model": name, "setting": setting, "what": row["what"]}
+                found = {**where, **row, "samples": data.count}
+                report("reconstruction", [found], keep=False)
+                before = json.loads(path.read_text())["rows"] if path.exists() else []
+                kept = [r for r in before if {k: r[k] for k in where} != where]
+                write("reconstruction", [*kept, found])
 
 
 if __name__ == "__main__":

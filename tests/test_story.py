@@ -35,7 +35,7 @@ WIDE = {"width": 1400, "height": 1100}
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QVIZ_SAMPLES", str(fewer_samples(folder, 800)))
+        patch.setenv("QVIZ_SAMPLES", str(fewer_samples(folder, 400)))
         yield folder
 
 
