@@ -17,6 +17,8 @@ from typing import Literal
 
 from qviz.recipe import Recipe
 
+#: The file of a run folder that holds the result so far.
+RESULT = "auto"
 #: In the order in which they are gone through; the last is the strategy ``amct``'s own.
 Stage = Literal[
     "calibrators",

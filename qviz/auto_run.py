@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from qviz.auto import (
+    RESULT,
     AutoEvent,
     AutoOptions,
     AutoResult,
@@ -37,8 +38,6 @@ from qviz.session import Session
 from qviz.tune.methods import method
 from qviz.tune.step import options_of
 
-#: The file of a run folder that holds the result so far.
-RESULT = "auto"
 #: Strategies by name, with what they do in a sentence.
 STRATEGIES = {
     "guided": "calibrators, cheap fixes, partial quantization, reconstruction, training",

@@ -38,7 +38,7 @@ NAME = 22
 MOST = 40
 
 
-def steps_figure(steps: Sequence[Tried], *, target: float, metric: str = "") -> go.Figure:
+def steps_figure(steps: Sequence[Tried], *, target: float | None, metric: str = "") -> go.Figure:
     """The drop from float before and after each step, newest below, with the target.
 
     The whisker is the 95 % interval of what the step itself changed. A point's ``customdata`` is
@@ -46,7 +46,7 @@ def steps_figure(steps: Sequence[Tried], *, target: float, metric: str = "") -> 
 
     Args:
         steps: those without a measurement are left out.
-        target: largest drop allowed, relative.
+        target: largest drop allowed, relative; None draws none.
         metric: name of the metric, for the axis.
     """
     drawn = [one for one in steps if one.drop is not None][-MOST:]
@@ -67,16 +67,17 @@ def steps_figure(steps: Sequence[Tried], *, target: float, metric: str = "") -> 
     )
     for verdict in _SYMBOLS:
         figure.add_trace(_after([one for one in drawn if one.verdict == verdict], names, verdict))
-    figure.add_vline(x=100 * target, line={"color": _TARGET, "dash": "dashdot", "width": 2})
-    figure.add_trace(
-        go.Scatter(
-            x=[None],
-            y=[None],
-            mode="lines",
-            line={"color": _TARGET, "dash": "dashdot", "width": 2},
-            name=f"target {percent(target)}",
+    if target is not None:
+        figure.add_vline(x=100 * target, line={"color": _TARGET, "dash": "dashdot", "width": 2})
+        figure.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                mode="lines",
+                line={"color": _TARGET, "dash": "dashdot", "width": 2},
+                name=f"target {percent(target)}",
+            )
         )
-    )
     named = f" of {metric}" if metric else ""
     figure.update_layout(
         xaxis={"title": f"drop{named} from float (relative, %)", "zeroline": True},

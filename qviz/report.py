@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qviz import report_parts as parts
 from qviz import report_proof as proof
+from qviz import report_tuned as tuned
 from qviz import report_words as words
 from qviz.errors import MissingExtraError
 from qviz.figures import CONFIG
@@ -38,6 +39,7 @@ SECTIONS = {
     "ranges": ("Ranges", parts.ranges),
     "sensitivity": ("Sensitivity", parts.sensitivity),
     "search": ("Partial quantization", parts.search),
+    tuned.NAME: (tuned.TITLE, tuned.section),
     proof.NAME: (proof.TITLE, proof.certificate),
     "provenance": ("Provenance", parts.provenance),
 }

@@ -16,6 +16,7 @@ from qviz.recipe import Recipe
 from qviz.recipe_diff import Difference
 from qviz.search.skip import SearchResult
 from qviz.sensitivity import Sensitivity
+from qviz.tables_tune import Tried
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,23 @@ class Source:
     count: int | None = None
 
 
+@dataclass(frozen=True)
+class Escalation:
+    """How ``qviz auto`` found a recipe.
+
+    Attributes:
+        ended: why it stopped, in words.
+        steps: what was tried, in order: stage, what became of it, the sentence with its numbers.
+        notes: what to know about the number, in words.
+        commands: what repeats the result.
+    """
+
+    ended: str
+    steps: tuple[tuple[str, str, str], ...]
+    notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class RangeView:
     """One tensor with the range that the recipe gives it.
@@ -118,6 +136,8 @@ class Content:
         sensitivity: an only-this ranking.
         ranked: what the ranking was measured with, in words, if not with this recipe.
         search: for the ops to leave in float.
+        tried: every step of tuning in the run, oldest first.
+        escalation: how the recipe was found, if ``qviz auto`` found it.
         certificate: ``certificate.json`` of the int8 checkpoint of this recipe.
         stale: why there is a certificate that says nothing about it; "" otherwise.
         sources: model and data.
@@ -144,6 +164,8 @@ class Content:
     sensitivity: Sensitivity | None = None
     ranked: str = ""
     search: SearchResult | None = None
+    tried: tuple[Tried, ...] = ()
+    escalation: Escalation | None = None
     certificate: Mapping[str, Any] | None = None
     stale: str = ""
     sources: tuple[Source, ...] = ()

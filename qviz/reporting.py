@@ -165,6 +165,8 @@ def gather(
         sensitivity=sensitivity,
         ranked=ranked,
         search=search,
+        tried=run_results.tried(session),
+        escalation=run_results.escalation(session.run, recipe),
         certificate=None if known.certificate is None else known.certificate.to_json(),
         stale=known.problem,
         sources=_sources(session),

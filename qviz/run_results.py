@@ -8,16 +8,19 @@ from dataclasses import fields, replace
 from typing import Any, get_args
 
 from qviz import records
+from qviz.auto import RESULT
 from qviz.errors import RunFolderError
 from qviz.intervals import Interval
 from qviz.progress import OnProgress
 from qviz.recipe import FORMAT, VERSION, Recipe
-from qviz.report_content import Measured
+from qviz.report_content import Escalation, Measured
 from qviz.scoreboard import Scoreboard
 from qviz.search.skip import SearchResult, SkipPoint
 from qviz.sensitivity import Granularity, Operands, Sensitivity, targets_of
 from qviz.session import Session
 from qviz.store import RunFolder
+from qviz.tables_tune import Tried
+from qviz.tables_tune import tried as read_tried
 
 
 def measured(session: Session, recipe: Recipe) -> Measured | None:
@@ -106,6 +109,39 @@ def searched(run: RunFolder | None) -> SearchResult | None:
     except (KeyError, TypeError, ValueError) as failure:
         raise RunFolderError(
             str(run.path / "search.json"), "it is damaged", "Delete it and search again"
+        ) from failure
+
+
+def tried(session: Session) -> tuple[Tried, ...]:
+    """Every step of tuning in the run that this metric measured, oldest first."""
+    metric = session.metric
+    steps = read_tried(session.tunings(), higher_is_better=metric.higher_is_better)
+    return tuple(one for one in steps if one.metric in ("", metric.name))
+
+
+def escalation(run: RunFolder | None, recipe: Recipe) -> Escalation | None:
+    """How ``qviz auto`` found this recipe; None if it was not what it found last.
+
+    Raises:
+        RunFolderError: ``auto.json`` is damaged.
+    """
+    value = None if run is None else run.read_json(RESULT)
+    if value is None:
+        return None
+    assert run is not None
+    try:
+        best = value["best"]
+        if best is None or best["recipe"] is None or _recipe(best["recipe"]) != recipe:
+            return None
+        return Escalation(
+            str(value["ended"]),
+            tuple((str(s["stage"]), str(s["outcome"]), str(s["sentence"])) for s in value["steps"]),
+            tuple(map(str, value["notes"])),
+            tuple(map(str, value["commands"])),
+        )
+    except (KeyError, TypeError, ValueError) as failure:
+        raise RunFolderError(
+            str(run.path / f"{RESULT}.json"), "it is damaged", "Delete it and run qviz auto again"
         ) from failure
 
 

@@ -27,10 +27,11 @@ from qviz.recipe import Recipe, TensorRange
 from qviz.recipe_diff import differences
 from qviz.report import html
 from qviz.report_certificate import parity_sentence
-from qviz.report_content import Content, Measured, RangeView, Source
+from qviz.report_content import Content, Escalation, Measured, RangeView, Source
 from qviz.report_words import changed, covered, decided, exclude, headline, ranged
 from qviz.search.skip import SearchResult
 from qviz.sensitivity import Sensitivity
+from qviz.tables_tune import Tried
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
 PLAIN = Recipe(calibrator="mse", ranges=(TensorRange("x", -2.0, 2.0, "mse"),))
 MEASURED = Measured(0.9, 0.92, -0.0217, Interval(-0.03, -0.01), 0.5, "kl", 12, 2000)
 CERTIFICATE = example().to_json()
+STEP = Tried(
+    step=1, method="bias_correction", title="Bias correction", how="samples 512", metric="top1",
+    before=0.88, after=0.9, gain=0.0227, low=0.01, high=0.035, drop=0.0217, drop_before=0.0435,
+    divergence=(0.6, 0.5), changes=2, seconds=2.3, seed=7,
+    samples={"calibration": 40, "training": 0, "evaluation": 2000}, notes=("2 means moved",),
+    start=PLAIN, recipe=PLAIN.skip("fc"),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +77,13 @@ def content(view: RangeView, ranking: Sensitivity, found: SearchResult) -> Conte
         calibration_samples=40,
         sensitivity=ranking,
         search=found,
+        tried=(STEP,),
+        escalation=Escalation(
+            "the target of 1.00 % is met",
+            (("calibrators", "kept", "calibrator mse: the first one measured"),),
+            ("2 variants were measured",),
+            ("qviz tune net.pt2 --method bias_correction",),
+        ),
         certificate=CERTIFICATE,
         sources=(Source("model", "net.pt2", "abc"), Source("evaluation data", "val", "def", 2000)),
         versions={"torch": "2.13.0"},
@@ -129,7 +144,7 @@ def test_the_browser_is_forbidden_every_connection(content: Content) -> None:
 def test_plotly_is_inlined_once_whatever_the_number_of_figures(content: Content) -> None:
     page = html(content)
     assert page.count(get_plotlyjs()[:500]) == 1
-    assert sum("data" in figure for figure in Page(page).figures) == 3
+    assert sum("data" in figure for figure in Page(page).figures) == 4
     assert len(page) < 6_000_000
 
 
@@ -153,6 +168,7 @@ def test_every_section_is_there_in_order(content: Content) -> None:
         "Ranges",
         "Sensitivity",
         "Partial quantization",
+        "Winning accuracy back",
         "Parity certificate",
         "Provenance",
     ]
@@ -160,8 +176,9 @@ def test_every_section_is_there_in_order(content: Content) -> None:
 
 def test_what_was_not_measured_is_left_out_or_said(content: Content) -> None:
     less = replace(
-        content, measured=None, calibrators={}, sensitivity=None, search=None, certificate=None
-    )
+        content, measured=None, calibrators={}, sensitivity=None, search=None, certificate=None,
+        tried=(), escalation=None,
+    )  # fmt: skip
     page = Page(html(less))
     assert page.titles == ["Recipe", "Coverage", "Ranges", "Parity certificate", "Provenance"]
     assert "Not measured: there are no evaluation data." in page.text
@@ -175,6 +192,7 @@ def test_estimated_and_measured_sections_say_so(content: Content) -> None:
         ("Ranges", "estimated"),
         ("Sensitivity", "measured"),
         ("Partial quantization", "measured"),
+        ("Winning accuracy back", "measured"),
         ("Parity certificate", "measured"),
     ]
 
@@ -191,6 +209,27 @@ def test_the_page_says_what_was_decided_and_with_what(content: Content) -> None:
         "Versions: torch 2.13.0. Report made 2026-01-01 00:00 UTC.",
     ):
         assert part in said
+
+
+def test_a_step_of_tuning_is_told_with_its_numbers_and_samples(content: Content) -> None:
+    said = Page(html(content)).text
+    for part in (
+        "1 step was tried in this run; this recipe came out of Bias correction (marked).",
+        "1 Bias correction better 88.0 % 90.0 % +2.27 % +1.00 % to +3.50 % 0.600 0.500 samples 512 "
+        "40 - 2,000 7 2.3 s",
+        "Bias correction: 2 means moved",
+        "Found by qviz auto: the target of 1.00 % is met.",
+        "2 variants were measured",
+        "calibrators kept calibrator mse: the first one measured",
+        "qviz tune net.pt2 --method bias_correction",
+    ):
+        assert part in said
+
+
+def test_a_step_that_was_not_measured_has_no_numbers(content: Content) -> None:
+    bare = Tried(1, "adaround", "AdaRound", recipe=content.recipe)
+    said = Page(html(replace(content, tried=(bare,)))).text
+    assert "1 AdaRound not measured - - - - - - - - - 0 0.0 s" in said
 
 
 def test_the_headline_has_the_interval_and_the_number_of_samples() -> None:

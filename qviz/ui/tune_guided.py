@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from qviz import background
-from qviz.auto import AutoEvent, AutoResult, AutoStep
-from qviz.auto_run import RESULT, STRATEGIES
+from qviz.auto import RESULT, AutoEvent, AutoResult, AutoStep
+from qviz.auto_run import STRATEGIES
 from qviz.digits import duration, percent
 from qviz.errors import QvizError
 from qviz.figures_tune import steps_figure
