@@ -22,13 +22,19 @@ SMALL_SHARE = 0.05
 Verdict = tuple[bool, str]
 
 
-def helped(before: Evaluation, after: Evaluation, interval: Interval | None) -> Verdict:
+def helped(
+    before: Evaluation,
+    after: Evaluation,
+    interval: Interval | None,
+    fall: Interval | None = None,
+) -> Verdict:
     """Whether a change is kept, and why.
 
     Args:
         before: without it.
         after: with it.
         interval: 95 % paired interval of the gain, positive is better.
+        fall: 95 % paired interval of the fall of the divergence, None if it is not known.
     """
     if interval is not None and interval.low > 0:
         return True, "it helps beyond noise"
@@ -37,6 +43,8 @@ def helped(before: Evaluation, after: Evaluation, interval: Interval | None) -> 
         return False, "the metric falls beyond noise"
     if not after.divergence < before.divergence:
         return False, f"the change is noise, and {closer}"
+    if fall is not None and fall.low <= 0:
+        return False, f"the change is noise, and {closer} within noise as well"
     if after.drop <= before.drop:
         return True, f"the change of the metric is noise, but {closer}"
     return False, f"{closer}, but the metric loses, if within noise"

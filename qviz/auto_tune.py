@@ -12,6 +12,7 @@ from qviz.progress import OnProgress
 from qviz.recipe import Recipe
 from qviz.tune.methods import METHODS
 from qviz.tune.qat_options import QATOptions
+from qviz.tune.remedy import fall_of
 from qviz.tune.result import Tuning
 from qviz.tune.step import options_of
 from qviz.tuning import gained
@@ -61,7 +62,8 @@ def tune(
     def judge(tried: Tried) -> Verdict:
         assert tried.before is not None
         interval = gained(tried.before, tried.after, session.seed)[1]
-        kept, why = helped(tried.before, tried.after, interval)
+        fall = fall_of(tried.before, tried.after, session.seed)[1]
+        kept, why = helped(tried.before, tried.after, interval, fall)
         target = work.options.max_drop
         if name == TRAINING and not kept and tried.after.drop <= target < tried.before.drop:
             # labels pull the outputs away from the float model's: divergence has no say in it

@@ -44,6 +44,22 @@ def test_a_fix_is_kept_if_it_helps_beyond_noise_or_brings_the_outputs_nearer_at_
     assert helped(before, measured(drop, divergence), interval) == (kept, why)
 
 
+@pytest.mark.parametrize(
+    ("fall", "kept", "why"),
+    [
+        (BETTER, True,
+         "the change of the metric is noise, but the divergence falls (kl 0.200 -> 0.198)"),
+        (NOISE, False,
+         "the change is noise, and the divergence falls (kl 0.200 -> 0.198) within noise as well"),
+    ],
+    ids=["sure", "noise"],
+)  # fmt: skip
+def test_a_divergence_that_falls_within_its_interval_keeps_nothing(
+    fall: Interval, kept: bool, why: str
+) -> None:
+    assert helped(measured(0.02, 0.2), measured(0.02, 0.198), NOISE, fall) == (kept, why)
+
+
 def test_within_the_target_less_in_float_is_preferred_to_a_smaller_drop() -> None:
     little = step(drop=0.009, float_macs=0.01)
     much = step(drop=0.001, float_macs=0.30)
