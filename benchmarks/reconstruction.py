@@ -45,6 +45,8 @@ def rows(session: Session, start: Recipe, options: argparse.Namespace) -> Iterat
     """Plain rounding, and every method from there."""
     yield measured(session, "plain", start)
     for name, mode in METHODS:
+        if name not in options.methods:
+            continue
         began = time.process_time()
         made = session.tune(name, start, mode=mode, **options.given)
         spent = time.process_time() - began
@@ -67,6 +69,7 @@ def rows(session: Session, start: Recipe, options: argparse.Namespace) -> Iterat
             "macs": record["macs"],
             "train_samples": round(samples),
             "cheaper": None if not options.qat_samples else options.qat_samples / samples,
+            "options": dict(made.options),
             "seed": made.seed,
             "seconds": made.seconds,
             "cpu_seconds": spent,
@@ -79,6 +82,7 @@ def main() -> None:
     parser.add_argument("--also", action="append", default=[])
     parser.add_argument("--metric")
     parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--methods", type=lambda t: t.split(","), default=["adaround", "adaquant"])
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--qat-samples", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

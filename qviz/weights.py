@@ -66,7 +66,7 @@ class TunedWeights:
         return digest.hexdigest()
 
     def then(self, later: TunedWeights | None) -> TunedWeights:
-        """Both, ``later`` over this. Limits of a weight that ``later`` gives anew are dropped."""
+        """Both, ``later`` over this, its limits too: who moves values gives their limits anew."""
         if later is None:
             return self
         limits = {name: dict(found) for name, found in self.limits.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def run(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("--method", "bias_correction", "--name", "corrected", *BITS, "--quiet")
     assert main(project.words("tune", out, *words)) == 0
     return out
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_does_by_itself_what_its_options_say_by_default(name: str) -> None:
+    given = inspect.signature(METHODS[name].module.apply).parameters
+    for option in METHODS[name].module.OPTIONS:
+        if option.name in given:
+            assert given[option.name].default == option.default, option.name
 
 
 def test_the_list_says_of_every_method_what_it_takes_and_where_it_comes_from(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from networks import batch, inputs, made, network, recipe
 from qat_kit import four_bits, simulated, simulator, trained
 from torch import Tensor, nn
+from tune_kit import of_module
 
 from qviz.capture import capture
 from qviz.data import as_data
@@ -256,3 +257,38 @@ def test_a_weight_that_became_nan_is_named() -> None:
         with pytest.raises(TuneError, match="training made it NaN or infinite") as caught:
             attempt()
         assert "conv1.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize("ranges", ["pact", "lsq"])
+def test_only_ranges_that_no_other_op_reads_are_learned(ranges: Ranges) -> None:
+    """conv3 reads what only it reads; the rest belongs to ops that are not asked for."""
+    model = prepare(simulator(), four_bits(), ranges, ops=["conv3"])
+    assert list(model.ranges()) == ["relu:relu.1"]
+    assert list(model.limits()) == ([] if ranges == "pact" else ["conv3/weight"])
+
+
+@pytest.mark.parametrize("ranges", ["pact", "lsq"])
+def test_a_range_that_a_person_set_is_not_learned(ranges: Ranges) -> None:
+    chosen = four_bits().with_range("relu:relu", 0.0, 1.5)
+    assert "relu:relu" not in prepare(simulator(), chosen, ranges).ranges()
+    assert "relu:relu" in prepare(simulator(), four_bits(), ranges).ranges()
+
+
+class Attention(nn.Module):
+    """Layers with the names of a dictionary's methods, as attention has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.values(self.keys(x))
+        return y
+
+
+@pytest.mark.parametrize("ranges", ["pact", "lsq"])
+def test_layers_may_have_any_name(ranges: Ranges) -> None:
+    given = of_module(Attention(), torch.randn(8, 4))
+    model = prepare(given.simulator, given.recipe, ranges)
+    assert {"keys"} <= set(model.ranges())
+    assert model(torch.ones(2, 4)).shape == (2, 4)

@@ -13,14 +13,14 @@ from hypothesis import given as drawing
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from tune_kit import error, generator, of_module, subject
+from tune_kit import SAMPLES, error, generator, of_module, subject
 
 from qviz.affine import Grid, fake_quantize, range_params
 from qviz.errors import TuneError
 from qviz.graph import TensorInfo
 from qviz.recipe import Recipe, TensorRange
 from qviz.rewrite import aten
-from qviz.tune import adaquant, reconstruction_cache
+from qviz.tune import adaquant, equalization, reconstruction_cache
 from qviz.tune.reconstruction_cut import cut_of
 from qviz.tune.reconstruction_ranges import LearnedRange
 from qviz.tune.reconstruction_units import units_of
@@ -343,3 +343,31 @@ def test_a_window_has_the_outputs_of_the_whole(
     found = aten.conv2d.default(*cut.arguments([cut.native(0, part), weight, None, *rest]))
     assert torch.allclose(found, output, atol=1e-4)
     assert output[0, 0].numel() <= 256
+
+
+class Meeting(nn.Module):
+    """Two convs whose sum one reads: equalization scales all three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 3, 8))
+        with torch.no_grad():
+            for small in (self.a, self.b):
+                small.weight.mul_(0.05)
+            self.c.weight.mul_(20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.c((self.a(x) + self.b(x)).relu())
+        return y
+
+
+def test_an_add_of_scaled_channels_is_left_alone() -> None:
+    """What it gave in the float model is no target for it any more."""
+    torch.manual_seed(0)
+    before = of_module(Meeting(), torch.randn(SAMPLES, 3, 6, 6))
+    assert "add" in [u.op for u in units_of(before).found]
+    given = before.after(equalization.apply(before, least_gain=-100.0))
+    assert set(given.graph.rescaled) == {"a", "b"}
+    assert [u.op for u in units_of(given).found] == ["a", "b", "c"]
+    step = adaquant.apply(given, iterations=2)
+    assert "left alone, its channels were scaled: add" in step.notes

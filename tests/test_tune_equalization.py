@@ -198,3 +198,30 @@ def test_it_can_be_cancelled_and_leaves_nothing() -> None:
     with pytest.raises(Cancelled):
         equalization.apply(replace(given, progress=cancel))
     assert torch.equal(get_attr(given.graph.module, "0.weight"), before)
+
+
+class Branches(nn.Module):
+    """Two branches that share nothing: the first gains much by equalization, the second little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.c, self.d = nn.Linear(8, 16), nn.Linear(16, 4)
+        with torch.no_grad():
+            for made, read, spread in ((self.a, self.b, 1.0), (self.c, self.d, 0.06)):
+                factors = torch.logspace(-spread, spread, 16)
+                made.weight.mul_(factors[:, None])
+                read.weight.div_(factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.b(self.a(x).relu()), self.d(self.c(x).relu())], 1)
+
+
+def test_a_group_that_gains_too_little_stays_out_whatever_others_do() -> None:
+    torch.manual_seed(4)
+    given = of_module(Branches(), torch.randn(16, 8))
+    given = replace(given, recipe=replace(given.recipe, per_channel=False))
+    step = equalization.apply(given, least_gain=1.0)
+    assert [change.target for change in step.changes] == ["a/weight", "b/weight"]
+    with pytest.raises(TuneError):
+        equalization.apply(replace(given, ops=("c", "d")), least_gain=1.0)

@@ -18,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from int8_models import make
 from numpy.typing import NDArray
+from torch import nn
+from tune_kit import of_module
 
 from qviz.affine import quantize
 from qviz.cli import main
@@ -28,7 +30,7 @@ from qviz.observe import observe
 from qviz.progress import Progress
 from qviz.recipe import Override
 from qviz.simulate import Simulator
-from qviz.tune import codebook, entropy_coding, nuq, pruning, relative_index, sizes
+from qviz.tune import codebook, entropy_coding, nuq, pruning, relative_index, sizes, weight_range
 from qviz.tune.entropy_coding import code_lengths, decode, encode, encoded_bytes, entropy_bits
 from qviz.tune.methods import METHODS
 from qviz.tune.step import Step, Subject
@@ -57,10 +59,14 @@ def subject(name: str = "residual", **choices: object) -> Subject:
 
 def codes_after(given: Subject, step: Step) -> dict[str, NDArray[np.int8]]:
     """Integer codes of every weight once a step is made, by op."""
-    after = given.after(step)
+    return codes_of_all(given.after(step))
+
+
+def codes_of_all(given: Subject) -> dict[str, NDArray[np.int8]]:
+    """Integer codes of every weight, by op."""
     return {
-        op: sizes.codes_of(after.simulator, after.recipe, operand, bits).numpy()
-        for op, (operand, bits) in sizes.int8_weights(after.simulator, after.recipe).items()
+        op: sizes.codes_of(given.simulator, given.recipe, operand, bits).numpy()
+        for op, (operand, bits) in sizes.int8_weights(given.simulator, given.recipe).items()
     }
 
 
@@ -463,3 +469,35 @@ def test_qviz_sizes_of_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixtu
         f"qviz: {tmp_path}: it is no checkpoint, or writing it was interrupted: checkpoint.json is "
         "missing. Name a folder that qviz export wrote, or export again.\n"
     )
+
+
+def test_a_codebook_does_not_clip_its_values_where_the_old_ones_were_clipped() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8))
+    given_ = of_module(model, torch.randn(64, 16))
+    given_ = replace(given_, recipe=replace(given_.recipe, weight_bits=4))
+    clipped = given_.after(weight_range.apply(given_))
+    step = codebook.apply(clipped, bits=3)
+    made = clipped.after(step)
+    fresh = replace(made, simulator=Simulator(replace(made.graph, limits={})))
+    assert [c.target for c in step.changes] == ["0", "2"]
+    first, second = codes_of_all(made), codes_of_all(fresh)
+    assert all(np.array_equal(first[op], second[op]) for op in first)
+
+
+def test_a_codebook_larger_than_the_grid_is_named() -> None:
+    with pytest.raises(TuneError) as caught:
+        codebook.apply(subject("residual", weight_bits=4), bits=6)
+    assert str(caught.value) == (
+        f"{codebook.TITLE}: every weight has no more codes than it would get already. Ask for "
+        "fewer bits or steps."
+    )
+
+
+def test_one_scale_per_tensor_is_stored_once() -> None:
+    each, one = (
+        sizes.weight_sizes(s.simulator, s.recipe)
+        for s in (subject("residual", per_channel=p) for p in (True, False))
+    )
+    assert [row.int8_bytes - row.count for row in one] == [4] * len(one)
+    assert all(many.int8_bytes - many.count > 4 for many in each)

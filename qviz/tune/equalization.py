@@ -211,7 +211,8 @@ class _Work:
         before = self.rounding.sqnr(scaled, group)
         scaled.scale(group, s)
         # once a group is in, later sweeps only have to keep what it won
-        least = min(0.0, self.least_gain) if self.sweeps else self.least_gain
+        taken = bool((self.total[index] != 1).any())
+        least = min(0.0, self.least_gain) if taken else self.least_gain
         if self.rounding.sqnr(scaled, group) - before < least:
             scaled.scale(group, 1 / s)
             return 0.0

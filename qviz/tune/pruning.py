@@ -3,7 +3,8 @@
 Deep Compression's first stage (Han et al. 2016, arXiv 1510.00149, section 2; Han et al. 2015,
 arXiv 1506.02626), without the training that follows in the papers, so that the share is a matter of
 a few ten per cent. Zeros save storage (relative_index.py), no time: the kernels are dense. Other
-methods keep zeros zero, so it may come before or after them.
+methods for storage keep zeros zero, so it may come before or after them; what fits the weights anew
+(AdaRound, AdaQuant, training) does not, so it comes after those.
 """
 
 from __future__ import annotations

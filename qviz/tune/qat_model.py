@@ -49,7 +49,8 @@ class QATModel(nn.Module):
         graph: the model it started from; never changed.
         recipe: the recipe it started from.
         weights: the trained weights and biases, under their names in ``graph.module``.
-        learned: the ranges that are trained, if any, by tensor or weight operand ("/" for ".").
+        learned: the ranges that are trained, if any, by tensor or weight operand, as ``_key``
+            writes their names.
         frozen: float parameters of the graph that are not trained: statistics of batch norms,
             position embeddings, masks ...
     """
@@ -78,7 +79,7 @@ class QATModel(nn.Module):
         self._limits = {o.name: self._limit(o, bits) for o, bits in self._operands}
         self._fixed: dict[tuple[str, int, torch.device], FakeQuantize] = {}
         if ranges != "fixed":
-            self._learn(ranges)
+            self._learn(ranges, ops)
 
     @property
     def device(self) -> torch.device:
@@ -126,17 +127,21 @@ class QATModel(nn.Module):
         fits = operand.kind == "weight" and limit is not None and limit.dim() == (axis is not None)
         return limit if fits else None
 
-    def _learn(self, ranges: Ranges) -> None:
+    def _learn(self, ranges: Ranges, ops: Sequence[str] | None) -> None:
         bits = bits_of(self.recipe, self.graph)
+        others = {o.name for o, _ in self._operands if ops is not None and o.op not in ops}
+        given = {o.tensor for o, _ in self._operands if o.name in others}
         for tensor, width in bits.items():
             chosen = self.recipe.range_of[tensor]
+            if tensor in given or chosen.calibrator.partition(":")[0] == "fixed":
+                continue  # other ops read it too, or a person set it
             if chosen.lo == chosen.hi == 0:
                 continue  # nothing but zeros was seen: there is no step to learn
             grid = activation_grid(self.recipe, self.graph, tensor, width)
             kind = LimitRange if ranges == "pact" else StepRange
             self.learned[_key(tensor)] = kind(chosen, grid)
         for operand, width in self._operands if ranges == "lsq" else ():
-            if operand.kind == "weight":
+            if operand.kind == "weight" and operand.name not in others:
                 value = self._quick.parameter(operand.tensor)
                 params = self._weight_params(operand, width, value)
                 self.learned[_key(operand.name)] = WeightStep(operand.name, params, width)
@@ -264,7 +269,8 @@ def prepare(
         ranges: ``fixed`` keeps the calibrated ranges of activations, and each weight's is its
             largest magnitude at every step (or its limit, where the graph has one); ``pact``
             learns the clipping limits of activations, ``lsq`` the steps of activations and weights.
-        ops: train only the parameters of these ops; None trains all.
+        ops: train only the parameters of these ops, and learn only ranges that no other int8 op
+            reads; None trains all. Ranges that a person set (calibrator ``fixed``) stay.
 
     Returns:
         A module on the CPU; its parameters are copies, so the graph stays as it is.
@@ -323,4 +329,6 @@ def _moved(kwargs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "/")  # a ModuleDict takes no dots
+    key = name.replace(".", "/")
+    # a ModuleDict takes no dots, and no name of its own methods, which a layer may have ("keys")
+    return f"/{key}" if hasattr(nn.ModuleDict, key) else key

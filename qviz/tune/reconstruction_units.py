@@ -68,6 +68,7 @@ def units_of(subject: Subject) -> Units:
     graph, program = subject.graph, subject.simulator.program
     decisions = resolve(subject.recipe, graph)
     owners = _owners(subject, decisions)
+    scaled = _scaled(graph)
     found: list[Unit] = []
     left: dict[str, str] = {}
     for op in graph.quantizable:
@@ -75,7 +76,7 @@ def units_of(subject: Subject) -> Units:
         if not int8 or not subject.wants(op.name):
             continue
         own = program.step_of_op[op.name]
-        reason = _reason(graph, program, op)
+        reason = "its channels were scaled" if op.name in scaled else _reason(graph, program, op)
         if reason is not None:
             left[op.name] = reason
             continue
@@ -108,6 +109,19 @@ def _owners(subject: Subject, decisions: Mapping[str, Decision]) -> dict[str, tu
         if operand.tensor not in unwanted and not given:
             found.setdefault(operand.tensor, (operand.op, counts[operand.tensor] - 1))
     return found
+
+
+def _scaled(graph: Graph) -> set[str]:
+    """Ops without a weight that pass on channels scaled on purpose (cross-layer equalization).
+
+    The float model's output of such an op is no target for it, and by which factors it would become
+    one only the ops that made the channels know (``Graph.rescaled``). Ops with a weight undo them.
+    """
+    found = set(graph.rescaled)
+    for op in graph.ops.values():
+        if weight_of(graph, op.name) is None and not found.isdisjoint(op.reads):
+            found.add(op.name)
+    return found - graph.rescaled.keys()
 
 
 def _reason(graph: Graph, program: Program, op: Op) -> str | None:

@@ -161,6 +161,6 @@ def weight_sizes(
     for op, (operand, bits) in int8_weights(simulator, recipe).items():
         if wanted is None or op in wanted:
             codes = codes_of(simulator, recipe, operand, bits)
-            channels = codes.shape[operand.axis or 0]
-            rows.append(weight_size(op, codes.numpy(), bits, channels))
+            scales = codes.shape[operand.axis or 0] if recipe.per_channel else 1
+            rows.append(weight_size(op, codes.numpy(), bits, scales))
     return tuple(rows)

@@ -39,8 +39,8 @@ class Stored:
 
     @property
     def scales(self) -> int:
-        """Number of output channels, each stored with a scale."""
-        return self.value.shape[self.operand.axis or 0]
+        """Number of scales stored with it: one per output channel, or one."""
+        return 1 if self.params.axis is None else self.value.shape[self.params.axis]
 
     @property
     def scale(self) -> Tensor:
@@ -124,13 +124,19 @@ def replaced(
     Raises:
         TuneError: there is nothing to change, or nothing would be saved by it.
     """
-    if not names:
+    weights = stored_weights(subject)
+    if not weights:
         raise TuneError(
             title,
             "no op has an integer weight that it could change",
             "Give a recipe whose weights are integers, or name other ops",
         )
-    weights = stored_weights(subject)
+    if not names:
+        raise TuneError(
+            title,
+            "every weight has no more codes than it would get already",
+            "Ask for fewer bits or steps",
+        )
     reporter = Reporter(title, len(names), subject.progress)
     values: dict[str, Tensor] = {}
     limits: dict[str, Mapping[int, Tensor]] = {}
@@ -141,8 +147,9 @@ def replaced(
         if always or one.after.smallest < one.before.smallest:
             made[op] = one
             values[stored.operand.tensor] = one.value
-            if one.keeps_grid:
-                limits[stored.operand.name] = {stored.bits: stored.limit}
+            # a limit from before is of the old values, and would clip the new ones
+            limit = stored.limit if one.keeps_grid else _limit(one.value, stored.params, None)
+            limits[stored.operand.name] = {stored.bits: limit}
         reporter.step(op)
     if not made:
         raise TuneError(
