@@ -152,7 +152,7 @@ class _Bisection:
             words = "satisfies" if accepted else "does not satisfy"
             return accepted, f"it {words} the evaluator (loss {number(loss)})"
 
-        rule = (self.work.options.max_drop, getattr(self.evaluator, "__qualname__", ""))
+        rule = (self.work.options.max_drop, records.code_key(self.evaluator))
         key = (self.spec, recipe_key(self.work), rule)
         step = self.work.attempt("roll back", _layers(count), title, do, judge, key=key)
         if step.after is None:

@@ -78,7 +78,8 @@ def _attempt(work: Work, start: AutoStep) -> None:
         return True, f"within the target of {percent(max_drop)} without float"
 
     title = "more bits" if start is work.base else f"more bits for {start.title}"
-    work.attempt("more bits", METHOD, title, do, judge, key=(recipe, mode, max_drop), foresee=False)
+    key = (recipe, mode, max_drop, work.best_recipe)
+    work.attempt("more bits", METHOD, title, do, judge, key=key, foresee=False)
 
 
 def _search(work: Work, recipe: Recipe, sets: _Sets, tell: OnProgress) -> None:

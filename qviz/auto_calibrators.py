@@ -40,7 +40,9 @@ def _attempt(work: Work, spec: str, specs: tuple[str, ...]) -> None:
         measured = [session.evaluate(s.recipe) for s in earlier]
         return chosen([s.name for s in earlier], measured, tried.after)
 
-    work.attempt("calibrators", spec, f"calibrator {spec}", do, judge, key=recipe_key(work))
+    before = tuple(s.name for s in work.steps if s.stage == "calibrators" and s.recipe is not None)
+    key = (*recipe_key(work), before)
+    work.attempt("calibrators", spec, f"calibrator {spec}", do, judge, key=key)
 
 
 def chosen(names: list[str], earlier: list[Evaluation], new: Evaluation) -> Verdict:

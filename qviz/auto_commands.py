@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from qviz.auto import Action, AutoOptions
+from qviz.reproduce import FILES, absolute
 
 #: Options of how a run was opened that a command has to repeat, with the defaults it need not say.
 _OPENING = {
@@ -97,13 +99,15 @@ def _recipe_options(options: AutoOptions) -> list[str]:
 
 
 def _command(verb: str, opened: Mapping[str, object], words: Sequence[str], folder: str) -> str:
-    given = ["qviz", verb, str(opened["model"])]
+    there = Path(str(opened.get("cwd") or Path.cwd()))
+    given = ["qviz", verb, absolute(opened["model"], there)]
     for option, default in _OPENING.items():
         value = opened.get(option)
         if value is not None and value != default:
-            given += [f"--{option.replace('_', '-')}", str(value)]
+            said = absolute(value, there) if option in FILES else str(value)
+            given += [f"--{option.replace('_', '-')}", said]
     if verb == "tune" and opened.get("train"):
-        given += ["--train", str(opened["train"])]
+        given += ["--train", absolute(opened["train"], there)]
     if opened.get("fold") is False:
         given.append("--no-fold-batch-norm")
     return shlex.join([*given, *words, "-o", folder])

@@ -107,7 +107,7 @@ def _attempt(work: Work, search: _Search, method: Method) -> AutoStep:
     title = f"partial quantization ({method})"
     if search.start is not work.base:
         title = f"partial quantization of {search.start.title} ({method})"
-    key = (search.recipe, search.mode, max_drop)
+    key = (search.recipe, search.mode, max_drop, work.best_recipe)
     return work.attempt(STAGE, method, title, do, judge, key=key, foresee=False)
 
 

@@ -109,6 +109,12 @@ def _check(
 
 
 def _check_confirmation(session: Session, confirm: Data) -> None:
+    name = session.metric.name
+    if session.metric.needs_labels and not confirm.labelled:
+        raise DataError(
+            confirm.name, f"it has no labels, {name} needs them", "Give labelled samples"
+        )
+    session.simulator.program.inputs(next(iter(confirm.batches(1))))  # refuses other shapes
     for role, data in _sets(session):
         if shared := overlap(confirm, data):
             raise DataError(

@@ -74,8 +74,11 @@ def tune(
     title = f"{method.title} ({values})" if values else method.title
     if start is not base:
         title += f" from {start.title}"
-    trains = session.training_data.digest if stage == "training" and session.training_data else ""
-    work.attempt(stage, name, title, do, judge, key=(old, compared, tuple(given.items()), trains))
+    trains: tuple[object, ...] = ()
+    if stage == "training" and session.training_data is not None:
+        trains = (session.training_data.digest, work.options.max_drop)
+    key = (old, compared, tuple(given.items()), *trains)
+    work.attempt(stage, name, title, do, judge, key=key)
 
 
 def _made(work: Work, name: str, recipe: Recipe, given: dict[str, str], tell: OnProgress) -> Tuning:

@@ -106,6 +106,11 @@ class Work:
         return None if self.base is None else self.base.recipe
 
     @property
+    def best_recipe(self) -> Recipe | None:
+        """Of the best so far."""
+        return None if self.best is None else self.best.recipe
+
+    @property
     def own_share(self) -> float:
         """Share of MACs that the user leaves in float whatever is found."""
         return float_share(self.session.graph, Recipe().skip(*self.options.skip))
@@ -158,10 +163,14 @@ class Work:
             title: the same in words.
             do: makes the variant; ``NothingToDo`` if there is nothing it could change.
             judge: whether to keep it, and why.
-            key: what the result depends on: the variant it begins from, options ...
+            key: what result and verdict depend on: the variant it begins from, what it is compared
+                with, options ...
             foresee: see ``Clock.guard``.
         """
-        found = key_of(stage, name, metric_key(self.session.metric), *key)
+        session = self.session
+        # a run folder may be opened again with other rules, or another seed
+        where = (metric_key(session.metric), session.profile, session.seed)
+        found = key_of(stage, name, *where, *key)
         known = self._journal.find(found)
         if known is not None:
             return self._ended(known)

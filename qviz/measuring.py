@@ -93,6 +93,11 @@ class Measuring:
         return self._seed
 
     @property
+    def profile(self) -> str:
+        """Whose rules a recipe follows unless it says otherwise."""
+        return self._profile
+
+    @property
     def batch_size(self) -> int:
         """Samples per forward pass."""
         return self._batch_size

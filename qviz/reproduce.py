@@ -14,7 +14,7 @@ from qviz.store_files import replace_file, reported
 #: What a run folder remembers of how its model was opened (``cli_remember.py`` writes it).
 OPTIONS = "options"
 #: Arguments of ``qviz.open`` that name files, and those that do not with their defaults.
-_FILES = ("calibration", "evaluation", "metric", "weights", "preprocessing")
+FILES = ("calibration", "evaluation", "metric", "weights", "preprocessing")
 _PLAIN = {
     "profile": ("profile", "cuda"),
     "batch_size": ("batch_size", 32),
@@ -92,10 +92,10 @@ def snippet(
         run: run folder that holds the recipe's tuned weights, if it has any.
     """
     there = Path(str(options.get("cwd") or Path.cwd()))
-    given = [repr(_absolute(options["model"], there))]
-    for name in _FILES:
+    given = [repr(absolute(options["model"], there))]
+    for name in FILES:
         if options.get(name):
-            given.append(f"{name}={_absolute(options[name], there)!r}")
+            given.append(f"{name}={absolute(options[name], there)!r}")
     for name, (argument, default) in _PLAIN.items():
         if (value := options.get(name)) is not None and value != default:
             given.append(f"{argument}={value!r}")
@@ -117,7 +117,7 @@ session.export(recipe, {str(folder)!r}, formats={list(formats)!r})
 """
 
 
-def _absolute(spec: object, folder: Path) -> str:
+def absolute(spec: object, folder: Path) -> str:
     """A path of then, also ``file.py:name``, made independent of the working folder."""
     path, colon, name = str(spec).partition(":")
     return f"{folder / path}{colon}{name}" if path and (folder / path).exists() else str(spec)

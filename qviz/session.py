@@ -346,8 +346,10 @@ class Session(Measuring):
             on_event: told when a step begins and ends, with everything found so far.
             progress: told how far the verbs inside are.
         """
+        from qviz.auto_clock import Clock
         from qviz.auto_run import auto
 
+        clock = Clock(time_budget)  # the float model is measured within it
         self._check_target()
         given = [(m, k, str(v)) for m, of in (options or {}).items() for k, v in of.items()]
         asked = AutoOptions(
@@ -370,6 +372,7 @@ class Session(Measuring):
             evaluator=evaluator,
             on_event=on_event,
             progress=progress,
+            clock=clock,
         )
 
     def save(self, name: str, recipe: Recipe) -> None:

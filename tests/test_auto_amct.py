@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -206,3 +207,13 @@ def test_an_evaluator_that_refuses_the_float_model_is_named(session: Session) ->
     assert str(error.value) == (
         "evaluator: it does not accept the float model's own top1 of 0.9. Accept equal values."
     )
+
+
+def test_an_evaluator_of_other_code_is_asked_anew(tmp_path: Path) -> None:
+    session = opened(tmp_path / "run")
+    lenient = session.auto(strategy="amct", evaluator=lambda a, b: (True, a - b))
+    assert lenient.reached
+    strict = session.auto(strategy="amct", evaluator=lambda a, b: (b >= a, a - b), weight_bits=4)
+    again = session.auto(strategy="amct", evaluator=lambda a, b: (b > a + 1 or a == b, a - b))
+    assert not any(step.known for step in again.steps)
+    assert strict.best != lenient.best

@@ -17,7 +17,7 @@ from qviz.auto_clock import Clock
 from qviz.auto_judge import BRANCHES
 from qviz.auto_run import auto
 from qviz.data import as_data
-from qviz.errors import Cancelled, DataError, MetricError, QvizError, TuneError
+from qviz.errors import Cancelled, DataError, MetricError, QvizError, ShapeError, TuneError
 from qviz.recipe import Recipe
 from qviz.tune.methods import METHODS
 
@@ -316,3 +316,48 @@ def test_without_evaluation_data_there_is_no_target() -> None:
 def test_a_metric_without_a_relative_drop_is_refused() -> None:
     with pytest.raises(MetricError):
         opened(metric="kl").auto()
+
+
+EASY: dict[str, Any] = {"max_drop": 0.5}
+
+
+def test_a_calibrator_tried_among_others_is_judged_anew_alone(tmp_path: Path) -> None:
+    among = opened(tmp_path / "run").auto(calibrators=("max", "mse", "hfmg"), **EASY)
+    left = next(s for s in among.steps if s.outcome == "not kept")
+    alone = opened(tmp_path / "run").auto(calibrators=(left.name,), **EASY)
+    assert alone.reached
+    assert alone.best is not None
+    assert (alone.best.name, alone.best.reason) == (left.name, "the first one measured")
+
+
+def test_a_calibrator_tried_alone_is_judged_anew_among_others(tmp_path: Path) -> None:
+    expected = opened().auto(calibrators=("mse", "percentile:99.9"), **EASY)
+    opened(tmp_path / "run").auto(calibrators=("percentile:99.9",), **EASY)
+    found = opened(tmp_path / "run").auto(calibrators=("mse", "percentile:99.9"), **EASY)
+    assert told(found.steps) == told(expected.steps)
+
+
+@pytest.mark.parametrize("other", [{"profile": "ort-cpu"}, {"seed": 5}])
+def test_steps_of_another_profile_or_seed_are_not_taken(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    opened(tmp_path / "run").auto(calibrators=("max",), **EASY)
+    found = opened(tmp_path / "run", **other).auto(calibrators=("max",), **EASY)
+    assert not any(step.known for step in found.steps)
+    assert found.recipe is not None
+    assert found.recipe.profile == other.get("profile", "cuda")
+
+
+def test_data_without_labels_confirm_nothing_if_the_metric_needs_them() -> None:
+    inputs = torch.randn(8, 1, 8, 8)
+    with pytest.raises(DataError) as error:
+        opened().auto(confirm=as_data((inputs, None), "new"), **EASY)
+    assert str(error.value) == "new: it has no labels, top1 needs them. Give labelled samples."
+
+
+def test_data_of_another_shape_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    labels = torch.zeros(4, dtype=torch.long)
+    session = opened(tmp_path / "run")
+    with pytest.raises(ShapeError):
+        session.auto(confirm=as_data((torch.randn(4, 2, 3), labels), "new"), **EASY)
+    assert not (tmp_path / "run" / "auto.jsonl").exists()
