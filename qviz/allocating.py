@@ -81,12 +81,8 @@ def layer_losses(
     """
     data = session.calibration_data
     data = data if samples is None else data.head(samples)
-    if metric and session.metric.needs_labels and not data.labelled:
-        raise MetricError(
-            session.metric.name,
-            f"needs labels, {data.name} has none",
-            "Measure the divergence alone, or give labelled calibration data",
-        )
+    if metric:
+        check_labels(session)
     wanted = session.metric if metric else None
     cut = f"{session.batch_size} {session.memory_budget} {data.digest}"
     named = records.graph_key(session.graph)
@@ -101,6 +97,21 @@ def layer_losses(
         save=lambda part: _write_part(session, key, part),
         progress=progress,
     )
+
+
+def check_labels(session: Session) -> None:
+    """Refuse to measure the metric where calibration data lacks the labels that it needs.
+
+    Raises:
+        MetricError: it does.
+    """
+    data = session.calibration_data
+    if session.metric.needs_labels and not data.labelled:
+        raise MetricError(
+            session.metric.name,
+            f"needs labels, {data.name} has none",
+            "Measure the divergence alone, or give labelled calibration data",
+        )
 
 
 def recipe_of(session: Session, prepared: Networks, allocation: Allocation) -> Recipe:

@@ -6,19 +6,20 @@ stage gave, seed, sample counts and time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from qviz.allocating import layer_losses
+from qviz.allocating import check_labels, layer_losses
 from qviz.evaluate import Evaluation
 from qviz.progress import OnProgress
 from qviz.recipe import Recipe
 from qviz.search import pipelines
 from qviz.search.allocation_json import allocation_to
+from qviz.search.choosing import Choose, Within, offered_to
 from qviz.search.layer_losses import LayerLosses
 from qviz.search.mixing import Networks
-from qviz.search.pipelines import Choose, Pipeline, PipelineName, Stage
+from qviz.search.pipelines import Options, Pipeline, PipelineName, Stage
 from qviz.search.widths import Limit, Width
 from qviz.session import Session
 from qviz.tuning import measured
@@ -74,7 +75,7 @@ def pipeline(
     losses: LayerLosses | None = None,
     samples: int | None = None,
     metric: bool = False,
-    options: Mapping[str, Mapping[str, float | int | str | bool]] | None = None,
+    options: Options | None = None,
     variant: str | None = None,
     on_stage: Callable[[StageResult], None] | None = None,
     progress: OnProgress | None = None,
@@ -84,7 +85,7 @@ def pipeline(
     Args:
         session: the model and its data.
         name: ``plain``, ``light`` or ``advanced``.
-        choose: a limit, or what chooses the allocation (``pipelines.within``).
+        choose: a limit, or what chooses the allocation (``choosing.Within``).
         recipe: where to start; it stays as it is.
         widths: what is offered.
         calibrator: of activations below 8 bits.
@@ -97,8 +98,17 @@ def pipeline(
         progress: told how far it is.
 
     Raises:
-        TuneError: the limit cannot be met, or AdaQuant cannot be applied.
+        TuneError: the limit cannot be met, an option is of a method that the pipeline does not
+            run, or AdaQuant cannot be applied.
+        MetricError: the metric needs labels and the calibration data has none.
+        RangeError: a method has no such option, or its value is out of bounds.
     """
+    chooses = Within(choose) if isinstance(choose, Limit) else choose
+    subject = session.subject(recipe, progress=progress)
+    pipelines.read_options(name, options or {})  # all that can be refused is, before the work
+    chooses.check(offered_to(subject, widths) if losses is None else losses)
+    if metric and losses is None:
+        check_labels(session)
     before = measured(session, recipe, progress)
     results: list[StageResult] = []
 
@@ -119,9 +129,9 @@ def pipeline(
         )
 
     made = pipelines.run(
-        session.subject(recipe, progress=progress),
+        subject,
         name,
-        pipelines.within(choose) if isinstance(choose, Limit) else choose,
+        chooses,
         widths=widths,
         measure=losses_of,
         calibrator=calibrator,

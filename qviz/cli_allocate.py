@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from qviz.cli_allocate_print import text_of
 from qviz.cli_open import Job, chosen, keep
+from qviz.cli_options_allocate import check_options
 from qviz.cli_tune import of_run
 from qviz.cli_verbs import work
-from qviz.errors import InputError, RecipeError, TuneError
+from qviz.digits import percent
+from qviz.errors import RecipeError, TuneError
 
 if TYPE_CHECKING:
     from qviz.allocating_pipeline import Piped
@@ -33,8 +35,7 @@ def allocate(options: argparse.Namespace, command: Sequence[str]) -> int:
         InputError: something named does not exist, or the limit cannot be met.
     """
     from qviz import calibrators
-    from qviz.tune.methods import method
-    from qviz.tune.step import options_of
+    from qviz.search.pipelines import read_options
 
     if (options.weight_bits, options.activation_bits) != (8, 8):
         raise RecipeError(
@@ -42,12 +43,10 @@ def allocate(options: argparse.Namespace, command: Sequence[str]) -> int:
             "starts from 8 bits, whatever --weight-bits and --activation-bits say",
             "Leave them out and name what is offered with --bits",
         )
-    if options.latency is not None and not options.times:
-        raise InputError("--latency", "takes the times of each width", "Add --times W8A8=DIR ...")
+    check_options(options)
     if options.low_calibrator != "auto":
         calibrators.parse(options.low_calibrator)
-    for name, given in _by_method(options).items():
-        options_of(method(name).module.OPTIONS, given)
+    read_options(options.pipeline, _by_method(options))
     options.losses = [
         path.resolve() for path in options.losses
     ]  # a run is opened where it was made
@@ -63,17 +62,35 @@ class _Chooser:
     def __init__(self, job: Job, times: Times | None) -> None:
         self.job, self.times = job, times
         self.frontier: Frontier | None = None
-        self.reached = True
+        self.found = True
+
+    def check(self, offered: LayerLosses) -> None:
+        """Refuse what cannot work whatever the losses are."""
+        from qviz.search.allocation import check, check_solver
+
+        options, limit = self.job.options, limit_of(self.job.options)
+        problem = self._problem(offered)
+        if options.allocation is not None:
+            given(problem, options)
+            return
+        check_solver()
+        if limit is None:
+            problem.least(cost_kind(options))
+        else:
+            check(problem, limit, cost=cost_kind(options))
+
+    def _problem(self, losses: LayerLosses) -> Problem:
+        from qviz.search.allocation_problem import Problem
+
+        return Problem.of(losses, keep=_kept(self.job.options, losses.layers), times=self.times)
 
     def __call__(self, networks: Networks, losses: LayerLosses) -> Allocation:
         from qviz import allocating
         from qviz.search.allocation import allocate, check
-        from qviz.search.allocation_problem import Problem
         from qviz.search.frontier import cheapest, limits_of
 
         options, session = self.job.options, self.job.session
-        counted = losses.by_metric() if options.by == "metric" else losses
-        problem = Problem.of(counted, keep=_kept(options, losses.layers), times=self.times)
+        problem = self._problem(losses.by_metric() if options.by == "metric" else losses)
         limit, cost = limit_of(options), cost_kind(options)
         if options.allocation is not None:
             return given(problem, options)
@@ -93,7 +110,7 @@ class _Chooser:
         try:
             return cheapest(self.frontier, _target(options)).allocation
         except TuneError:
-            self.reached = False
+            self.found = False
             return problem.base()
 
 
@@ -105,13 +122,15 @@ def _allocate(job: Job) -> tuple[str, dict[str, object], int]:
     options, session, meter = job.options, job.session, job.meter
     start: Recipe = base_recipe(chosen(job))
     layers = _layers(job, start)
-    losses = _read(options, layers)
+    losses = _read(job, start, layers)
     widths = offered(options.bits, activations(options))
     if options.allocation is not None:
         widths = tuple(sorted({*widths, *_given_widths(options, layers)}, reverse=True))
     elif losses is not None:
         losses = losses.only(widths)
         _check_offered(options, losses)
+    if losses is not None and options.by == "metric":
+        losses.by_metric()  # refuses losses without it, before anything is tuned
     chooser = _Chooser(job, _times(options, layers, widths))
     made = pipeline(
         session,
@@ -132,12 +151,34 @@ def _allocate(job: Job) -> tuple[str, dict[str, object], int]:
     if losses is None:
         for file, text in texts(made.pipeline.losses).items():
             session.run.write_text(file, text)
-    result = _result(made, chooser, str(path))
-    return text_of(job, made, chooser.frontier, reached=chooser.reached), result, _code(chooser)
+    reached = _reached(options, made)
+    said = _missed(options, made, found=chooser.found, reached=reached)
+    result = {"reached": reached, **_result(made, chooser, str(path))}
+    return text_of(job, made, chooser.frontier, said), result, 0 if reached else 1
 
 
-def _code(chooser: _Chooser) -> int:
-    return 0 if chooser.reached else 1
+def _reached(options: argparse.Namespace, made: Piped) -> bool:
+    """Whether the last stage kept is measured within the drop, where that is what was asked for."""
+    if options.allocation is not None or limit_of(options) is not None:
+        return True
+    found = made.last.evaluation
+    return found is not None and found.drop <= _target(options)
+
+
+def _missed(options: argparse.Namespace, made: Piped, *, found: bool, reached: bool) -> list[str]:
+    """What a person should know of the drop that was asked for."""
+    if not found:
+        after = ", which does after the last stage" if reached else ""
+        return [
+            f"No allocation measured keeps to the drop asked for: everything is at 8 bits{after}"
+        ]
+    if reached:
+        return []
+    last = made.last.evaluation
+    return [
+        f"After the last stage the drop is {percent(last.drop if last else None)}, more than the "
+        f"{percent(_target(options))} asked for"
+    ]
 
 
 def _result(made: Piped, chooser: _Chooser, path: str) -> dict[str, object]:
@@ -147,7 +188,6 @@ def _result(made: Piped, chooser: _Chooser, path: str) -> dict[str, object]:
     found = made.last.evaluation
     frontier = chooser.frontier
     return {
-        "reached": chooser.reached,
         "pipeline": made.pipeline.name,
         "allocation": allocation_to(made.pipeline.allocation),
         "losses": losses_to(made.pipeline.losses),
@@ -206,10 +246,13 @@ def _layers(job: Job, start: Recipe) -> tuple[Layer, ...]:
     return layers_of(job.session.graph_of(start), start)
 
 
-def _read(options: argparse.Namespace, layers: Sequence[Layer]) -> LayerLosses | None:
+def _read(job: Job, start: Recipe, layers: Sequence[Layer]) -> LayerLosses | None:
     from qviz.export.calibtip_csv import read_losses
+    from qviz.search.layers import rest_of
 
-    return read_losses(options.losses, layers) if options.losses else None
+    if not job.options.losses:
+        return None
+    return read_losses(job.options.losses, layers, rest_of(job.session.graph_of(start), layers))
 
 
 def _check_offered(options: argparse.Namespace, losses: LayerLosses) -> None:
@@ -236,6 +279,16 @@ def given(problem: Problem, options: argparse.Namespace) -> Allocation:
     from qviz.export.calibtip_csv import read_widths
 
     widths = read_widths(options.allocation, problem.losses.layers, _row(options))
+    for name, width in widths.items():
+        layer, base = problem.losses.layer_of[name], problem.losses.base
+        if not layer.elements and width.activations == base.activations:
+            widths[name] = base  # without a weight it is the same
+        elif (name, width) not in problem.losses.increase_of:
+            raise TuneError(
+                f"{name} at {width}",
+                f"its loss is not among those of {problem.losses.data or 'this model'}",
+                "Name a file that has it with --losses, or give the op another width",
+            )
     return problem.allocation(widths, None, "given")
 
 

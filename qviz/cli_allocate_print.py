@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 STORED = (4, 8)
 
 
-def text_of(job: Job, made: Piped, frontier: Frontier | None, *, reached: bool) -> str:
-    """Everything for a person."""
+def text_of(job: Job, made: Piped, frontier: Frontier | None, missed: Sequence[str]) -> str:
+    """Everything for a person; ``missed`` says how the drop asked for was."""
     session, losses = job.session, made.pipeline.losses
     allocation = made.pipeline.allocation
     lines = [
@@ -39,8 +39,7 @@ def text_of(job: Job, made: Piped, frontier: Frontier | None, *, reached: bool) 
     lines += [
         f"  {stage.stage.title}: {note}" for stage in made.stages for note in stage.stage.notes
     ]
-    if not reached:
-        lines.append("No allocation measured keeps to the drop asked for: everything is at 8 bits")
+    lines += missed
     if (found := made.last.evaluation) is not None:
         lines.append("  " + show.evaluation_lines(found).replace("\n", "\n  "))
     lines += [f"  {line}" for line in layer_lines(allocation)]

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from qviz.errors import InputError
+
 Verb = Callable[[str, str], argparse.ArgumentParser]
 
 
@@ -78,6 +80,39 @@ def times(text: str) -> tuple[str, Path]:
     if not equals or not folder or re.fullmatch(r"[Ww]\d+[Aa]\d+", width) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a width and a folder, W4A4=DIR")
     return width, Path(folder)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse options that go against each other or lack another: none is passed over in silence.
+
+    Raises:
+        InputError: it names them.
+    """
+    if options.allocation is not None:
+        for option in ("bops", "latency", "max_loss", "max_drop", "cost", "keep", "greedy"):
+            if getattr(options, option) not in (None, [], False):
+                raise InputError(
+                    f"--allocation and --{option.replace('_', '-')}",
+                    "an allocation of a file is taken as it is",
+                    "Leave one of them out",
+                )
+        if options.size is not None and options.size[0] == "bytes":
+            raise InputError(
+                "--allocation and --size", "its rows have shares, not bytes", "Name one as 0.15"
+            )
+    for limit in ("size", "bops", "latency"):
+        if options.cost is not None and getattr(options, limit) is not None:
+            raise InputError(
+                f"--cost and --{limit}",
+                "a cost is made least under --max-loss or --max-drop alone",
+                "Leave one of them out",
+            )
+    if (options.latency is not None or options.cost == "latency") and not options.times:
+        raise InputError(
+            "--latency" if options.cost is None else "--cost latency",
+            "takes the times of each width",
+            "Add --times W8A8=DIR ...",
+        )
 
 
 def add_allocate(verb: Verb, session: Callable[..., None], recipe: Callable[..., None]) -> None:

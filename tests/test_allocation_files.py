@@ -73,16 +73,22 @@ def test_losses_written_for_calibtip_are_read_again(tmp_path: Path) -> None:
         "per_layer_accuracy.A4.W4.csv",
         "per_layer_accuracy.A2.W2.csv",
     ]
-    found = read_losses(paths, LOSSES.layers)
+    found = read_losses(paths, LOSSES.layers, 0)
     assert (found.layers, found.base_loss) == (LOSSES.layers, LOSSES.base_loss)
     assert found.rows == LOSSES.rows
+
+
+def test_what_gets_no_width_is_counted_though_no_file_has_it(tmp_path: Path) -> None:
+    found = read_losses(write(tmp_path, texts(LOSSES)), LOSSES.layers, 50)
+    assert found.rest == 50
+    assert Problem.of(found).base().costs.bytes == 432 + 1000 + 4 * 50
 
 
 def test_a_metric_goes_as_accuracy_in_per_cent(tmp_path: Path) -> None:
     rows = tuple(replace(row, metric=0.5) for row in LOSSES.rows)
     made = replace(LOSSES, rows=rows, metric="top1", base_metric=0.75)
     assert "8,4,-,75,0.2,-,-" in texts(made)["per_layer_accuracy.A4.W4.csv"]
-    found = read_losses(write(tmp_path, texts(made)), LOSSES.layers)
+    found = read_losses(write(tmp_path, texts(made)), LOSSES.layers, 0)
     assert found.base_metric == 0.75
     assert {row.metric for row in found.rows} == {0.5}
     assert found.by_metric().increase_of["fc", W4] == 0.25
@@ -90,7 +96,7 @@ def test_a_metric_goes_as_accuracy_in_per_cent(tmp_path: Path) -> None:
 
 def test_calibtips_own_file_is_read(tmp_path: Path) -> None:
     name = "resnet.absorb_bn.measure_perC.adaquant.per_layer_accuracy.A4.W4.csv"
-    found = read_losses(write(tmp_path, {name: CALIBTIP}), OURS)
+    found = read_losses(write(tmp_path, {name: CALIBTIP}), OURS, 0)
     assert (found.base_loss, found.base_metric) == pytest.approx((0.21, 0.931))
     assert [(r.layer, r.width, r.loss) for r in found.rows] == [
         ("conv1", W4, 0.22),
@@ -101,21 +107,21 @@ def test_calibtips_own_file_is_read(tmp_path: Path) -> None:
 
 def test_the_width_is_in_the_name_or_else_in_the_column(tmp_path: Path) -> None:
     paths = write(tmp_path, {"per_layer_accuracy.A8.W4.csv": CALIBTIP, "other.csv": CALIBTIP})
-    assert {row.width for row in read_losses(paths[:1], OURS).rows} == {Width(4, 8)}
-    assert {row.width for row in read_losses(paths[1:], OURS).rows} == {W4}
+    assert {row.width for row in read_losses(paths[:1], OURS, 0).rows} == {Width(4, 8)}
+    assert {row.width for row in read_losses(paths[1:], OURS, 0).rows} == {W4}
 
 
 def test_losses_count_from_the_base_of_their_own_file(tmp_path: Path) -> None:
     other = CALIBTIP.replace("0.21,", "0.31,").replace("0.22,", "0.52,").replace("8,4,", "8,2,")
     paths = write(tmp_path, {"four.csv": CALIBTIP, "two.csv": other})
-    found = read_losses(paths, OURS)
+    found = read_losses(paths, OURS, 0)
     assert found.increase_of["conv1", W4] == pytest.approx(0.01)
     assert found.increase_of["conv1", W2] == pytest.approx(0.21)
 
 
 def test_the_base_measured_once_more_is_no_choice(tmp_path: Path) -> None:
     paths = write(tmp_path, {"per_layer_accuracy.A8.W8.csv": CALIBTIP})
-    assert read_losses(paths, OURS).rows == ()
+    assert read_losses(paths, OURS, 0).rows == ()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +133,24 @@ def test_the_base_measured_once_more_is_no_choice(tmp_path: Path) -> None:
             "has no column 'loss'. Name a per-layer CSV file of CalibTIP or of qviz export "
             "--formats calibtip-csv.",
         ),
-        ("0.22,432", "bad,432", ", line 3: loss is 'bad', not a number. Correct it."),
+        ("0.22,432", "bad,432", ", line 3: loss is 'bad', not a finite number. Correct it."),
+        ("0.22,432", "nan,432", ", line 3: loss is 'nan', not a finite number. Correct it."),
+        (
+            "8,4,conv1",
+            "8,nan,conv1",
+            ", line 3: replaced precision is 'nan', not a finite number. Correct it.",
+        ),
+        (
+            "8,4,conv1",
+            "8,1,conv1",
+            ", line 3: replaced precision is '1', not a number of bits from 2 to 8. Correct it.",
+        ),
+        (
+            "0.22,432",
+            "0.22,inf",
+            ", line 3: Parameters Size [Elements] is 'inf', not a finite number. Correct it.",
+        ),
+        ("conv1", "", ", line 3: names no layer. Name it, or - for none."),
         ("0.22,432", "-,432", ", line 3: has no loss. Measure that layer again."),
         (
             "conv1,92.9,0.22,432",
@@ -150,14 +173,14 @@ def test_the_base_measured_once_more_is_no_choice(tmp_path: Path) -> None:
 def test_a_damaged_or_foreign_file_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
     (path,) = write(tmp_path, {"losses.csv": CALIBTIP.replace(old, new)})
     with pytest.raises(FormatError) as caught:
-        read_losses([path], OURS)
+        read_losses([path], OURS, 0)
     joint = "" if said.startswith((",", ":")) else ": "
     assert str(caught.value) == f"{path}{joint}{said}"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
-        read_losses([tmp_path / "none.csv"], OURS)
+        read_losses([tmp_path / "none.csv"], OURS, 0)
     assert str(caught.value) == (
         f"{tmp_path / 'none.csv'}: no such file or directory. Name a file of CalibTIP."
     )
@@ -204,6 +227,45 @@ def test_a_text_that_is_no_allocation_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
         read_widths(other, OURS)
     assert str(caught.value) == f"{other}: 'fc' is no list of layers. Let CalibTIP write it again."
+
+
+CONFIGURED = "Compression thr\tConfiguration\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "Compression thr\tLayers in int4\n\t[]\n",
+            ", line 2: has no Compression thr. Let CalibTIP write it again.",
+        ),
+        (
+            "Compression thr\tLayers in int4\nnan\t[]\n",
+            ", line 2: Compression thr is 'nan', not a finite number. Correct it.",
+        ),
+        (
+            "Compression thr\tLayers in int4\n0.15\n",
+            ": '' is no list of layers. Let CalibTIP write it again.",
+        ),
+        (
+            "Compression thr\tLayers in int4\n0.15\t'fc'\n",
+            ": \"'fc'\" is no list of layers. Let CalibTIP write it again.",
+        ),
+        (
+            CONFIGURED + "0.15\t{'fc': [1, 8]}\n",
+            ": fc: [1, 8] are not two numbers of bits from 2 to 8. Correct it.",
+        ),
+        (
+            CONFIGURED + "0.15\t{'fc': [1e999, 8]}\n",
+            ": fc: [inf, 8] are not two numbers of bits from 2 to 8. Correct it.",
+        ),
+    ],
+)
+def test_a_damaged_allocation_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (path,) = write(tmp_path, {"configs.txt": text})
+    with pytest.raises(FormatError) as caught:
+        read_widths(path, OURS)
+    assert str(caught.value) == f"{path}{said}"
 
 
 def test_everything_is_the_same_after_json() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import torch
 from allocation_kit import W2, W4, losses
 from networks import data, network, program, recipe
 
-from qviz.errors import TuneError
+from qviz.errors import MissingExtraError, TuneError
 from qviz.evaluate import Evaluation
 from qviz.histogram import Histogram
 from qviz.intervals import Interval, Scores
@@ -22,13 +23,15 @@ from qviz.rewrite import get_attr
 from qviz.search import pipelines
 from qviz.search.allocation_problem import Problem
 from qviz.search.checking import divided
+from qviz.search.choosing import Within, offered_to
 from qviz.search.frontier import cheapest, frontier, limits_of, measured
 from qviz.search.layer_losses import LayerLosses, measure
 from qviz.search.mixing import Networks
-from qviz.search.pipelines import run, within
+from qviz.search.pipelines import Options, PipelineName, read_options, run
 from qviz.search.preparing import CANDIDATES, at_bits, base_recipe, offered, prepare
 from qviz.search.widths import BASE, Allocation, Frontier, Limit, Width
 from qviz.simulate import Simulator
+from qviz.tune.methods import METHODS
 from qviz.tune.step import Change, Step, Subject
 from qviz.weights import TunedWeights, tuned_graph, weight_of, with_bias
 
@@ -67,16 +70,16 @@ def additive(allocation: Allocation) -> Evaluation:
     return evaluation(2 * allocation.loss, allocation.loss / 10)
 
 
-def subject() -> Subject:
-    simulator = Simulator(GRAPH)
+def subject(name: str = "residual") -> Subject:
+    simulator = Simulator(network(name)[1])
     histograms: dict[str, Mapping[str, Histogram]] = {}
 
     def observed() -> Mapping[str, Histogram]:
         if not histograms:
-            histograms[""] = observe(program("residual"), DATA, workers=1)
+            histograms[""] = observe(program(name), data(name, 16), workers=1)
         return histograms[""]
 
-    return Subject(simulator, recipe("residual"), DATA, simulator, observed)
+    return Subject(simulator, recipe(name), data(name, 16), simulator, observed)
 
 
 def test_limits_go_from_the_smallest_that_can_be_met_to_the_base() -> None:
@@ -183,7 +186,12 @@ def stub(monkeypatch: pytest.MonkeyPatch, **applied: object) -> None:
         pipelines,
         "method",
         lambda name: SimpleNamespace(
-            title=name, module=SimpleNamespace(apply=applied[name], sites=lambda _: ("conv1",))
+            title=name,
+            module=SimpleNamespace(
+                apply=applied[name],
+                sites=lambda _: ("conv1",),
+                OPTIONS=METHODS[name].module.OPTIONS,
+            ),
         ),
     )
 
@@ -204,7 +212,7 @@ def test_a_step_that_leads_away_from_float_is_dropped_with_its_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stub(monkeypatch, statistics=worse)
-    found = run(subject(), "light", within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
+    found = run(subject(), "light", Within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
     allocation, statistics = found.stages
     assert (allocation.kept, statistics.kept) == (True, False)
     assert found.last is allocation
@@ -219,7 +227,7 @@ def test_a_step_that_cannot_be_applied_says_why_and_the_rest_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stub(monkeypatch, statistics=impossible, bias_tuning=unchanged, adaquant=rounding)
-    found = run(subject(), "advanced", within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
+    found = run(subject(), "advanced", Within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
     names = ["adaquant", "adaquant", "allocation", "statistics", "bias_tuning"]
     assert [stage.name for stage in found.stages] == names
     assert found.stages[3].notes == ("statistics: there are none. Give some.",)
@@ -254,7 +262,7 @@ def test_the_advanced_pipeline_takes_each_layers_weights_from_its_width(
 ) -> None:
     stub(monkeypatch, adaquant=rounding, statistics=impossible, bias_tuning=impossible)
     ASKED.clear()
-    found = run(subject(), "advanced", within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
+    found = run(subject(), "advanced", Within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
     assert ASKED == [(8, 12), (4, 12)]
     assert [(stage.title, stage.notes) for stage in found.stages[:2]] == [
         ("adaquant, all at W8A8", ("8 bits",)),
@@ -269,7 +277,7 @@ def test_the_advanced_pipeline_takes_each_layers_weights_from_its_width(
 
 
 def test_the_plain_pipeline_is_the_allocation_with_a_row_per_narrowed_layer() -> None:
-    found = run(subject(), "plain", within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
+    found = run(subject(), "plain", Within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
     narrowed = [layer for layer, width in found.allocation.widths if width == W4]
     assert [stage.name for stage in found.stages] == ["allocation"]
     assert found.last.changes == tuple(Change(n, "bits", 8, 4, "bits", "W4A4") for n in narrowed)
@@ -278,3 +286,118 @@ def test_the_plain_pipeline_is_the_allocation_with_a_row_per_narrowed_layer() ->
     assert replace(found.last.recipe, ranges=(), overrides=()) == replace(
         recipe("residual"), ranges=()
     )
+
+
+@pytest.mark.parametrize("name", ["residual", "tokens"])
+def test_what_is_checked_first_has_the_choices_that_are_measured_later(name: str) -> None:
+    widths = (BASE, W4, Width(4, 8))
+    first = offered_to(subject(name), widths)
+    later = measure(prepare(subject(name), widths, calibrator="max"), data(name, 2))
+    assert first.layers == later.layers
+    assert first.rest == later.rest
+    assert Problem.of(first).choices == Problem.of(later).choices
+
+
+@pytest.mark.parametrize(
+    ("choose", "said"),
+    [
+        (
+            Within(Limit("size", 0.1)),
+            "size limit 0.1: cannot be met: the smallest is 0.1998 of the float32 weights, with "
+            "first and last ops at 8 bits. Raise it, or offer fewer bits.",
+        ),
+        (
+            Within(Limit("size", 0.2), keep=["relu"]),
+            "relu: gets no width of its own. Name ops with multiply-accumulates.",
+        ),
+        (
+            Within(Limit("loss", 0.1), cost="latency"),
+            "latency limit: no times per layer and width are known. Give them, as qviz bench "
+            "measures them, or limit the size.",
+        ),
+        (
+            Within(Limit("loss", -1.0)),
+            "limit on the loss -1: is below 0. Allow at least what 8 bits lose.",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_fitted(
+    monkeypatch: pytest.MonkeyPatch, choose: Within, said: str
+) -> None:
+    stub(monkeypatch, adaquant=rounding)
+    ASKED.clear()
+    with pytest.raises(TuneError) as caught:
+        run(subject(), "advanced", choose, widths=BOTH, measure=losses_of)
+    assert str(caught.value) == said
+    assert ASKED == []
+
+
+def test_without_a_solver_nothing_is_fitted_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, adaquant=rounding)
+    ASKED.clear()
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(MissingExtraError) as caught:
+        run(subject(), "advanced", Within(Limit("size", 0.2)), widths=BOTH, measure=losses_of)
+    assert str(caught.value) == (
+        "bit allocation: scipy is not installed. Install it: pip install 'qviz[search]'."
+    )
+    assert ASKED == []
+
+
+def test_options_given_as_texts_reach_the_method_as_what_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    def fitted(one: Subject, mode: str, iterations: int) -> Step:
+        asked.append((mode, iterations))
+        return rounding(one, mode)
+
+    stub(monkeypatch, adaquant=fitted, statistics=impossible, bias_tuning=impossible)
+    run(
+        subject(),
+        "advanced",
+        Within(Limit("size", 0.2)),
+        widths=BOTH,
+        measure=losses_of,
+        options={"adaquant": {"iterations": "3000"}},
+    )
+    assert asked == [("parallel", 3000), ("parallel", 3000)]
+
+
+def test_only_options_that_are_given_are_passed_on() -> None:
+    given: Options = {"adaquant": {"iterations": "3000"}, "bias_tuning": {"epochs": 2}}
+    assert read_options("advanced", given) == {
+        "adaquant": {"iterations": 3000},
+        "bias_tuning": {"epochs": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        (
+            "plain",
+            {"statistics": {"where": "all"}},
+            "option statistics.where: the plain pipeline does not run that method. Take the light "
+            "or advanced pipeline.",
+        ),
+        (
+            "light",
+            {"adaquant": {"mode": "parallel"}},
+            "option adaquant.mode: the light pipeline does not run that method. Take the advanced "
+            "pipeline.",
+        ),
+        (
+            "advanced",
+            {"codebook": {"bits": 4}},
+            "option codebook.bits: the advanced pipeline does not run that method. Leave it out.",
+        ),
+    ],
+)
+def test_an_option_of_a_method_that_does_not_run_is_refused(
+    name: PipelineName, given: Options, said: str
+) -> None:
+    with pytest.raises(TuneError) as caught:
+        read_options(name, given)
+    assert str(caught.value) == said

@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_kit import Project, make_project, result
 
 from qviz.cli import main
+from qviz.digits import percent
+from qviz.errors import TuneError
+from qviz.evaluate import Evaluation
 from qviz.recipe import Recipe
+from qviz.search import frontier
 from qviz.search.allocation_json import frontier_from
+from qviz.search.checking import Check
+from qviz.tune import adaquant, statistics
+from qviz.tune.step import Step, Subject
+from qviz.weights import with_bias
 
 SMALL = ("--calibrator", "max", "--points", "3", "--quiet")
 
@@ -105,6 +114,26 @@ def test_losses_of_a_file_are_not_measured(
     assert not (tmp_path / "out" / "layer_losses.jsonl").exists()
 
 
+def test_a_limit_in_bytes_counts_what_no_file_has(
+    project: Project, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = ("--losses", str(run / "per_layer_accuracy.A4.W4.csv"), "--activations", "same")
+    words = (*losses, "--size", "700B", *SMALL[:-1])
+    made = result(capsys, project.words("allocate", tmp_path / "out", *words))
+    biases = 4 * (8 + 8 + 8 + 4)
+    assert made["losses"]["rest"] == found(run)["losses"]["rest"] == biases / 4
+    weights = {"stem": 72, "block.first": 576 / 2, "block.second": 64, "head": 32}
+    assert made["allocation"]["costs"]["bytes"] == sum(weights.values()) + biases
+
+
+def test_an_option_of_a_method_of_the_pipeline_is_read_as_a_number(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--size", "0.2", "--pipeline", "light", "--option", "statistics.samples=8")
+    made = result(capsys, project.words("allocate", tmp_path / "out", *words, *SMALL[:-1]))
+    assert [stage["name"] for stage in made["stages"]] == ["allocation", "statistics"]
+
+
 def test_an_allocation_of_calibtip_is_measured_as_it_is(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +156,65 @@ def test_without_a_limit_the_cheapest_within_the_drop_is_taken(
     assert made["reached"]
     sizes = [p["allocation"]["costs"]["size"] for p in made["frontier"]["points"]]
     assert made["allocation"]["costs"]["size"] == min(sizes)
+
+
+def overfitted(one: Subject, **_: object) -> Step:
+    """Statistics that make every sample the first class."""
+    bias = torch.tensor([1000.0, 0.0, 0.0, 0.0])
+    return Step(one.recipe, with_bias(one.graph, "head", bias), ())
+
+
+def test_the_drop_counts_that_is_measured_after_the_last_stage(
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nearer = iter([0.2, 0.1])  # each stage seems better than the one before
+    monkeypatch.setattr(Check, "__call__", lambda *_: next(nearer))
+    monkeypatch.setattr(statistics, "apply", overfitted)
+    words = ("--max-drop", "0.2", "--pipeline", "light", *SMALL)
+    assert main(project.words("allocate", tmp_path / "out", *words)) == 1
+    made = found(tmp_path / "out")
+    assert made["stages"][0]["drop"] <= 0.2 < made["drop"]
+    assert not made["reached"]
+    said = (
+        f"After the last stage the drop is {percent(made['drop'])}, more than the 20.0 % asked for"
+    )
+    assert said in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("drop", "code", "said"),
+    [
+        (
+            0.01,
+            0,
+            "No allocation measured keeps to the drop asked for: everything is at 8 bits, which "
+            "does after the last stage",
+        ),
+        (0.03, 1, "No allocation measured keeps to the drop asked for: everything is at 8 bits"),
+    ],
+)
+def test_where_no_allocation_keeps_to_the_drop_8_bits_may_after_the_last_stage(
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    drop: float,
+    code: int,
+    said: str,
+) -> None:
+    def none(*_: object) -> None:
+        raise TuneError("drop", "no allocation measured keeps to it", "Allow more")
+
+    monkeypatch.setattr(frontier, "cheapest", none)
+    monkeypatch.setattr(Evaluation, "drop", drop)
+    words = ("--max-drop", "0.02", "--pipeline", "light", *SMALL)
+    assert main(project.words("allocate", tmp_path / "out", *words)) == code
+    assert found(tmp_path / "out")["reached"] is (code == 0)
+    assert set(found(tmp_path / "out")["allocation"]["widths"].values()) == {"W8A8"}
+    assert said in capsys.readouterr().out.splitlines()
 
 
 def test_labelled_calibration_data_can_allocate_by_the_metric(
@@ -183,6 +271,28 @@ def test_a_run_is_gone_on_with_by_its_name(
             "qviz: --latency: takes the times of each width. Add --times W8A8=DIR ....",
         ),
         (
+            ("--cost", "latency"),
+            "qviz: --cost latency: takes the times of each width. Add --times W8A8=DIR ....",
+        ),
+        (
+            ("--size", "0.2", "--cost", "bops"),
+            "qviz: --cost and --size: a cost is made least under --max-loss or --max-drop alone. "
+            "Leave one of them out.",
+        ),
+        (
+            ("--allocation", "configs.txt", "--size", "100kB"),
+            "qviz: --allocation and --size: its rows have shares, not bytes. Name one as 0.15.",
+        ),
+        (
+            ("--size", "0.2", "--option", "statistics.samples=8"),
+            "qviz: option statistics.samples: the plain pipeline does not run that method. Take "
+            "the light or advanced pipeline.",
+        ),
+        (
+            ("--size", "0.2", "--pipeline", "light", "--option", "statistics.samples=few"),
+            "qviz: option samples: few is no whole number from 2 to inf. Leave it out for 512.",
+        ),
+        (
             ("--size", "0.2", "--keep", "relu"),
             "qviz: relu: gets no width of its own. Name ops with multiply-accumulates.",
         ),
@@ -202,5 +312,81 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     capsys.readouterr()
     assert main(project.words("allocate", run, *words, *SMALL)) == 2
+    said = said.replace("CALIBRATION", project.calibration)
+    assert capsys.readouterr().err.splitlines()[-1] == said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--bops", "0.2"),
+        ("--latency", "1"),
+        ("--max-loss", "0.1"),
+        ("--max-drop", "0.1"),
+        ("--cost", "bops"),
+        ("--keep", "stem"),
+        ("--greedy",),
+    ],
+)
+def test_what_a_given_allocation_would_pass_over_is_refused(
+    project: Project, tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = project.words("allocate", tmp_path / "out", "--allocation", "configs.txt", *words)
+    assert main(out) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"qviz: --allocation and {words[0]}: an allocation of a file is taken as it is. Leave one "
+        "of them out."
+    )
+
+
+def unexpected(one: Subject, **_: object) -> Step:
+    raise AssertionError("AdaQuant was run")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--size", "0.1"),
+            "qviz: size limit 0.1: cannot be met: the smallest is 0.1425 of the float32 weights, "
+            "with first and last ops at 8 bits. Raise it, or offer fewer bits.",
+        ),
+        (
+            ("--max-drop", "0.1", "--keep", "relu"),
+            "qviz: relu: gets no width of its own. Name ops with multiply-accumulates.",
+        ),
+        (
+            ("--by", "metric"),
+            "qviz: top1: needs labels, CALIBRATION has none. Measure the divergence alone, or "
+            "give labelled calibration data.",
+        ),
+        (
+            ("--by", "metric", "--activations", "same", "--losses", "CSV"),
+            "qviz: losses by metric: the metric was not measured beside the loss. Measure the "
+            "losses again with the metric, on labelled calibration data.",
+        ),
+        (
+            ("--allocation", "CONFIGS", "--losses", "CSV"),
+            "qviz: head at W3A3: its loss is not among those of per_layer_accuracy.A4.W4.csv. Name "
+            "a file that has it with --losses, or give the op another width.",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_tuned(
+    project: Project,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.setattr(adaquant, "apply", unexpected)
+    configs = tmp_path / "configs.txt"
+    configs.write_text("Compression thr\tConfiguration\n0.15\t{'head': [3, 3]}\n")
+    paths = {"CSV": str(run / "per_layer_accuracy.A4.W4.csv"), "CONFIGS": str(configs)}
+    words = tuple(paths.get(word, word) for word in words)
+    capsys.readouterr()
+    assert main(project.words("allocate", run, "--pipeline", "advanced", *words, *SMALL)) == 2
     said = said.replace("CALIBRATION", project.calibration)
     assert capsys.readouterr().err.splitlines()[-1] == said

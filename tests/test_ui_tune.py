@@ -9,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from allocation_kit import W4, losses
 from networks import Residual, made
 from streamlit.testing.v1 import AppTest
 
 from qviz.opening import _OPENING
+from qviz.search.allocation_json import frontier_to
+from qviz.search.allocation_problem import Problem
+from qviz.search.frontier import frontier
+from qviz.search.widths import BASE, CostKind
 from qviz.tune.result import Tuning
 from qviz.ui import launch, visit
 from qviz.ui.export_words import plain
@@ -250,6 +255,29 @@ def test_an_allocation_is_used_where_the_slider_stands(at: AppTest) -> None:
     assert "Light pipeline, stage by stage:" in said(at)
     stages = workspace(at).jobs["pipeline"].snapshot().result.stages
     assert [result.stage.title for result in stages if plain(result.stage.title) in said(at)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [
+        ("bytes", "Size of all parameters at most (MB)"),
+        ("latency", "Time of the layers at most (ms)"),
+    ],
+)
+def test_a_frontier_that_a_command_line_left_is_shown_whatever_it_limits(
+    at: AppTest, kind: CostKind, title: str
+) -> None:
+    pytest.importorskip("scipy")
+    times = {name: {BASE: 2e-3, W4: 1e-3} for name in ("conv1", "conv2")}
+    problem = Problem.of(losses({name: {W4: 0.1} for name in times}), times=times)
+    run = workspace(at).opened.session.run
+    assert run is not None
+    run.write_json("frontier", frontier_to(frontier(problem, kind)))
+    tab(at, "Bit widths")
+    assert not at.exception
+    (picture,) = at.get("bidi_component")
+    assert f"kl from float against {title}: " in str(picture.proto)
+    assert "An earlier frontier of this folder." in said(at)
 
 
 def test_training_says_what_it_needs(at: AppTest) -> None:

@@ -13,6 +13,7 @@ import ast
 import csv
 import difflib
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,13 @@ COLUMNS = (
 NONE = "-"
 #: Name of a loss read from a file that does not say what it is.
 LOSS = "loss"
+
+#: Bits that a layer can have.
+BITS = range(2, 9)
+#: Column of an allocation's size.
+SIZE = "Compression thr"
+
+Row = Mapping[str, str | None]
 
 _NAMED = re.compile(r"A(\d+)\.W(\d+)")
 
@@ -74,12 +82,18 @@ def _said(value: float) -> str:
     return repr(float(value)).removesuffix(".0")  # as many digits as reading it back takes
 
 
-def read_losses(paths: Sequence[Path], layers: Sequence[Layer]) -> LayerLosses:
+def read_losses(paths: Sequence[Path], layers: Sequence[Layer], rest: int) -> LayerLosses:
     """Losses measured by CalibTIP, or written by ``texts``, for the layers of a model.
 
     The width is in the file's name, else both widths are its ``replaced precision``. Where the base
     differs from file to file, losses count from their own file's. Layers of the model that no file
     has keep the base's width.
+
+    Args:
+        paths: the files.
+        layers: of the model.
+        rest: parameters of the model that no width is given to, by ``layers.rest_of``; no file
+            has them, and a limit in bytes counts them.
 
     Raises:
         FormatError: a file is none of these, or is of another model.
@@ -101,6 +115,7 @@ def read_losses(paths: Sequence[Path], layers: Sequence[Layer]) -> LayerLosses:
         base_loss=base[0],
         rows=tuple(sorted(rows, key=lambda r: (order[r.layer], -r.width.weights))),
         loss=LOSS,
+        rest=rest,
         metric="accuracy" if known else "",
         base_metric=base[1] if known else None,
         data=", ".join(path.name for path in paths),
@@ -112,8 +127,8 @@ def _read(
 ) -> tuple[tuple[float, float | None], list[LayerLoss]]:
     """The base's loss and accuracy, and one row per layer."""
     known = {layer.name: layer for layer in layers}
-    reader = csv.DictReader(io.StringIO(_content(path)))
-    if missing := [c for c in COLUMNS[1:5] if c not in (reader.fieldnames or ())]:
+    columns, table = _table(path)
+    if missing := [c for c in COLUMNS[1:5] if c not in columns]:
         raise FormatError(
             str(path),
             f"has no column {missing[0]!r}",
@@ -122,20 +137,22 @@ def _read(
     named = _NAMED.search(path.name)
     base: tuple[float, float | None] | None = None
     found: list[LayerLoss] = []
-    for line, row in enumerate(reader, 2):
+    for line, row in table:
         loss, accuracy = _number(path, line, row, "loss"), _number(path, line, row, "accuracy")
         if loss is None:
             raise FormatError(f"{path}, line {line}", "has no loss", "Measure that layer again")
-        if row["replaced layer"] == NONE:
+        name = row["replaced layer"]
+        if name == NONE:
             base = loss, accuracy
             continue
-        bits = _number(path, line, row, "replaced precision")
-        width = Width(int(bits or 0), int(bits or 0))
+        if not name:
+            raise FormatError(f"{path}, line {line}", "names no layer", "Name it, or - for none")
+        width = _width(path, line, row)
         if named:
             width = Width(int(named[2]), int(named[1]))
         if width == BASE:  # its relaxed pipeline measures the base per layer too
             continue
-        layer = known_layer(row["replaced layer"], known, str(path))
+        layer = known_layer(name, known, str(path))
         _check_size(path, line, row, layer)
         found.append(LayerLoss(layer.name, width, loss, accuracy))
     if base is None:
@@ -143,6 +160,29 @@ def _read(
             str(path), "has no row of the base, whose layer is -", "Let CalibTIP write it whole"
         )
     return base, found
+
+
+def _table(path: Path, delimiter: str = ",") -> tuple[Sequence[str], list[tuple[int, Row]]]:
+    """The columns, and each row with the line that it ends on."""
+    reader = csv.DictReader(io.StringIO(_content(path)), delimiter=delimiter)
+    try:
+        columns = reader.fieldnames or ()
+        return columns, [(reader.line_num, row) for row in reader]
+    except csv.Error as failure:
+        raise FormatError(str(path), str(failure), "Let CalibTIP write it again") from failure
+
+
+def _width(path: Path, line: int, row: Row) -> Width:
+    """Both widths as the row's precision."""
+    column = "replaced precision"
+    bits = _number(path, line, row, column)
+    if bits is None or bits not in BITS:
+        raise FormatError(
+            f"{path}, line {line}",
+            f"{column} is {row[column]!r}, not a number of bits from {BITS[0]} to {BITS[-1]}",
+            "Correct it",
+        )
+    return Width(int(bits), int(bits))
 
 
 def _content(path: Path) -> str:
@@ -153,25 +193,27 @@ def _content(path: Path) -> str:
         raise FormatError(str(path), str(why).lower(), "Name a file of CalibTIP") from failure
 
 
-def _number(path: Path, line: int, row: Mapping[str, str | None], column: str) -> float | None:
+def _number(path: Path, line: int, row: Row, column: str) -> float | None:
     text = (row.get(column) or NONE).strip()
     if text == NONE:
         return None
     try:
         value = float(text)
     except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         raise FormatError(
-            f"{path}, line {line}", f"{column} is {text!r}, not a number", "Correct it"
-        ) from None
+            f"{path}, line {line}", f"{column} is {text!r}, not a finite number", "Correct it"
+        )
     return value / 100 if column == "accuracy" else value
 
 
-def _check_size(path: Path, line: int, row: Mapping[str, str | None], layer: Layer) -> None:
+def _check_size(path: Path, line: int, row: Row, layer: Layer) -> None:
     size = _number(path, line, row, "Parameters Size [Elements]")
-    if size is not None and int(size) != layer.elements:
+    if size is not None and size != layer.elements:
         raise FormatError(
             f"{path}, line {line}",
-            f"{layer.name} has {int(size)} weights there, {layer.elements} here",
+            f"{layer.name} has {size:.12g} weights there, {layer.elements} here",
             "Name the losses of this model",
         )
 
@@ -204,15 +246,22 @@ def read_widths(path: Path, layers: Sequence[Layer], size: float | None = None) 
     Raises:
         FormatError: it is no such file, has no such row, or is of another model.
     """
-    table = list(csv.DictReader(io.StringIO(_content(path)), delimiter="\t"))
-    column = next((c for c in ("Configuration", "Layers in int4") if table and c in table[0]), None)
-    if column is None or "Compression thr" not in table[0]:
+    columns, table = _table(path, "\t")
+    column = next((c for c in ("Configuration", "Layers in int4") if table and c in columns), None)
+    if column is None or SIZE not in columns:
         raise FormatError(
             str(path),
             "has no columns 'Compression thr' and 'Layers in int4' or 'Configuration'",
             "Name a configs_MODEL.txt or IP_MODEL_loss.txt of CalibTIP",
         )
-    rows = {float(row["Compression thr"]): row[column] for row in table}
+    rows: dict[float, str] = {}
+    for line, row in table:
+        own = _number(path, line, row, SIZE)
+        if own is None:
+            raise FormatError(
+                f"{path}, line {line}", f"has no {SIZE}", "Let CalibTIP write it again"
+            )
+        rows[own] = row[column] or ""
     chosen = next(iter(rows)) if size is None and len(rows) == 1 else size
     if chosen not in rows:
         there = ", ".join(f"{key:g}" for key in rows)
@@ -229,9 +278,21 @@ def _configured(path: Path, text: str) -> dict[str, Width]:
     try:
         value = ast.literal_eval(text)
         if isinstance(value, dict):
-            return {str(name): Width(int(w), int(a)) for name, (w, a) in value.items()}
-        return {str(name): Width(4, 4) for name in value}
-    except (ValueError, SyntaxError, TypeError):
+            found = {str(name): (w, a) for name, (w, a) in value.items()}
+        else:
+            found = {str(name): (4, 4) for name in (*value,)}
+        bad = isinstance(value, str)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        bad = True
+    if bad:
         raise FormatError(
             str(path), f"{text[:40]!r} is no list of layers", "Let CalibTIP write it again"
-        ) from None
+        )
+    for name, bits in found.items():
+        if not all(b in BITS for b in bits):
+            raise FormatError(
+                f"{path}: {name}",
+                f"{list(bits)} are not two numbers of bits from {BITS[0]} to {BITS[-1]}",
+                "Correct it",
+            )
+    return {name: Width(int(w), int(a)) for name, (w, a) in found.items()}

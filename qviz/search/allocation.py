@@ -47,28 +47,37 @@ def allocate(problem: Problem, limit: Limit, *, cost: CostKind = "size") -> Allo
         TuneError: the limit cannot be met; it names the smallest that can.
         MissingExtraError: scipy is not installed.
     """
+    check(problem, limit, cost=cost)
     if limit.kind == "loss":
         objective = [problem.cost(cost, name, width) for name, width in problem.choices]
         limited = [problem.increase(name, width) for name, width in problem.choices]
     else:
-        check(problem, limit)
         objective = [problem.increase(name, width) for name, width in problem.choices]
         limited = [problem.cost(limit.kind, name, width) for name, width in problem.choices]
-    if limit.value < 0:
-        raise TuneError(
-            f"limit on the loss {limit.value:g}", "is below 0", "Allow at least what 8 bits lose"
-        )
     widths = _solve(problem.choices, objective, limited, problem.units(limit))
     return problem.allocation(widths, limit, "integer programme")
 
 
-def check(problem: Problem, limit: Limit) -> None:
-    """Refuse a limit that no choice meets.
+def check(problem: Problem, limit: Limit, *, cost: CostKind = "size") -> None:
+    """Refuse a limit that no choice meets; what the losses are does not matter.
+
+    Args:
+        problem: what there is to choose from.
+        limit: what has to be kept to.
+        cost: what is made least under a limit on the loss.
 
     Raises:
-        TuneError: it names the smallest limit that can be met.
+        TuneError: it names the smallest limit that can be met, or there are no times.
     """
-    assert limit.kind != "loss"  # every layer at the base adds nothing
+    if limit.kind == "loss":  # every layer at the base adds nothing
+        problem.least(cost)
+        if limit.value < 0:
+            raise TuneError(
+                f"limit on the loss {limit.value:g}",
+                "is below 0",
+                "Allow at least what 8 bits lose",
+            )
+        return
     least = problem.least(limit.kind)
     smallest = cost_of(least.costs, limit.kind)
     if smallest > limit.value * (1 + SLACK):
@@ -79,6 +88,20 @@ def check(problem: Problem, limit: Limit) -> None:
             f"cannot be met: the smallest is {_up(smallest)} {unit}{kept}",
             "Raise it, or offer fewer bits",
         )
+
+
+def check_solver() -> None:
+    """Refuse to allocate where there is nothing that solves the programme.
+
+    Raises:
+        MissingExtraError: scipy is not installed.
+    """
+    try:
+        import scipy.optimize  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "bit allocation", "scipy is not installed", "Install it: pip install 'qviz[search]'"
+        ) from error
 
 
 def _up(value: float) -> str:
@@ -94,14 +117,11 @@ def _solve(
     limit: float,
 ) -> dict[str, Width]:
     """Layer -> width of least summed ``objective`` with summed ``limited`` <= ``limit``."""
-    try:
-        import numpy as np
-        from scipy.optimize import LinearConstraint, milp
-        from scipy.sparse import coo_matrix
-    except ImportError as error:
-        raise MissingExtraError(
-            "bit allocation", "scipy is not installed", "Install it: pip install 'qviz[search]'"
-        ) from error
+    check_solver()
+    import numpy as np
+    from scipy.optimize import LinearConstraint, milp
+    from scipy.sparse import coo_matrix
+
     names = list(dict.fromkeys(name for name, _ in choices))
     row = {name: index for index, name in enumerate(names)}
     count = len(choices)

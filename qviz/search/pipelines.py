@@ -13,33 +13,34 @@ numbers, where they do not; the evaluation data has no say in it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from qviz.errors import TuneError
 from qviz.recipe import Recipe
-from qviz.search.allocation import allocate
-from qviz.search.allocation_problem import Problem, Times
 from qviz.search.checking import Check, divided
+from qviz.search.choosing import Choose, offered_to
 from qviz.search.layer_losses import LayerLosses
 from qviz.search.mixing import Networks, Prepared
 from qviz.search.preparing import base_recipe, prepare
-from qviz.search.widths import BASE, Allocation, CostKind, Limit, Width
+from qviz.search.widths import BASE, Allocation, Width
 from qviz.tune.methods import method
-from qviz.tune.step import Change, Step, Subject
+from qviz.tune.step import Change, Step, Subject, options_of
 from qviz.weights import NOTHING, TunedWeights
 
 PipelineName = Literal["plain", "light", "advanced"]
 
-AFTER: Mapping[str, tuple[str, ...]] = {
+#: Of methods, by method, as a command line or a program gives them.
+Options = Mapping[str, Mapping[str, float | int | str | bool]]
+
+AFTER: Mapping[PipelineName, tuple[str, ...]] = {
     "plain": (),
     "light": ("statistics",),
     "advanced": ("statistics", "bias_tuning"),
 }
 
 Measure = Callable[[Networks], LayerLosses]
-Choose = Callable[[Networks, LayerLosses], Allocation]
 OnStage = Callable[["Stage"], None]
 
 
@@ -104,7 +105,7 @@ def run(
     widths: Sequence[Width],
     measure: Measure,
     calibrator: str = "auto",
-    options: Mapping[str, Mapping[str, float | int | str | bool]] | None = None,
+    options: Options | None = None,
     on_stage: OnStage | None = None,
 ) -> Pipeline:
     """Run a pipeline.
@@ -112,7 +113,7 @@ def run(
     Args:
         subject: the model and its recipe at 8 bits.
         name: ``plain``, ``light`` or ``advanced``.
-        choose: gives the allocation, given the networks and their losses; ``within`` makes one.
+        choose: gives the allocation, given the networks and their losses: ``Within`` a limit.
         widths: what is offered.
         measure: measures the losses of prepared networks; ``layer_losses.measure``, or what keeps
             them in a run folder.
@@ -121,9 +122,12 @@ def run(
         on_stage: called with each finished stage.
 
     Raises:
-        TuneError: the limit cannot be met, or AdaQuant cannot be applied.
+        TuneError: the limit cannot be met, an option is of a method that the pipeline does not
+            run, or AdaQuant cannot be applied.
+        RangeError: a method has no such option, or its value is out of bounds.
     """
-    given = options or {}
+    given = read_options(name, options or {})
+    choose.check(offered_to(subject, widths))
     started = time.monotonic()
     stages: list[Stage] = []
 
@@ -160,15 +164,30 @@ def run(
     return Pipeline(name, allocation, losses, tuple(stages), seconds, check.samples)
 
 
-def within(
-    limit: Limit,
-    *,
-    cost: CostKind = "size",
-    keep: Collection[str] | None = None,
-    times: Times | None = None,
-) -> Choose:
-    """Choose by the integer programme within a limit: arguments of ``Problem.of``, ``allocate``."""
-    return lambda _, losses: allocate(Problem.of(losses, keep=keep, times=times), limit, cost=cost)
+def methods_of(name: PipelineName) -> tuple[str, ...]:
+    """The methods that a pipeline runs, before and after the allocation."""
+    return (("adaquant",) if name == "advanced" else ()) + AFTER[name]
+
+
+def read_options(name: PipelineName, given: Options) -> Options:
+    """The options given to a pipeline, checked, and of the types that its methods take.
+
+    Raises:
+        TuneError: there is no such method, or the pipeline does not run it.
+        RangeError: a method has no such option, or its value is out of bounds.
+    """
+    found = {}
+    for one, values in given.items():
+        known = options_of(method(one).module.OPTIONS, values)
+        if one not in methods_of(name):
+            others = [other for other in AFTER if one in methods_of(other)]
+            raise TuneError(
+                f"option {one}.{next(iter(values), '')}".rstrip("."),
+                f"the {name} pipeline does not run that method",
+                f"Take the {' or '.join(others)} pipeline" if others else "Leave it out",
+            )
+        found[one] = {option: known[option] for option in values}
+    return found
 
 
 def bit_changes(allocation: Allocation) -> tuple[Change, ...]:

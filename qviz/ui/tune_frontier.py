@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from qviz.errors import QvizError
 from qviz.figures_allocation import bits_figure, drop_figure, frontier_figure, predicted_figure
 from qviz.recipe import Recipe
 from qviz.search.allocation import allocate
-from qviz.search.widths import Allocation, Frontier, FrontierPoint, Limit, cost_of
+from qviz.search.widths import Allocation, CostKind, Frontier, FrontierPoint, Limit, cost_of
 from qviz.session import Session
 from qviz.tables_allocation import frontier_table
 from qviz.ui import tune_pipeline, tune_result
@@ -31,10 +31,17 @@ if TYPE_CHECKING:
 
 #: How often a frontier that is being measured is drawn, in seconds.
 POLL = 1.0
-#: Session-state key of the limit, in per cent.
+#: Session-state key of the limit, in the unit of its name.
 SLIDER = "tune_limit"
-NAMES = {"size": "Size of the weights at most (% of float32)",
-         "bops": "Bit operations at most (% of those at 8 bits)"}  # fmt: skip
+#: What a limit of each kind is called.
+NAMES: Mapping[CostKind, str] = {
+    "size": "Size of the weights at most (% of float32)",
+    "bytes": "Size of all parameters at most (MB)",
+    "bops": "Bit operations at most (% of those at 8 bits)",
+    "latency": "Time of the layers at most (ms)",
+}
+#: What its value is multiplied by to be shown in the unit of its name.
+SCALES: Mapping[CostKind, float] = {"size": 100.0, "bytes": 1e-6, "bops": 100.0, "latency": 1e3}
 
 
 @dataclass(eq=False)
@@ -124,27 +131,27 @@ def _take(workspace: Workspace, found: Allocated, index: object) -> None:
     if at < len(points):
         memory = workspace.memo("tune_chosen", _Chosen)
         memory.allocation, memory.problem = points[at].allocation, ""
-        st.session_state[SLIDER] = _percent(found, points[at].allocation)
+        st.session_state[SLIDER] = _shown(found, points[at].allocation)
 
 
-def _percent(found: Allocated, allocation: Allocation) -> float:
-    return 100 * cost_of(allocation.costs, found.frontier.kind)
+def _shown(found: Allocated, allocation: Allocation) -> float:
+    """What an allocation costs, in the unit of the limit's name."""
+    kind = found.frontier.kind
+    return SCALES[kind] * cost_of(allocation.costs, kind)
 
 
 def _limit(workspace: Workspace, found: Allocated, memory: _Chosen) -> None:
     kind = found.frontier.kind
-    least, most = (
-        _percent(found, one) for one in (found.problem.least(kind), found.problem.base())
-    )
-    if most - least < 1e-6:
+    least, most = (_shown(found, one) for one in (found.problem.least(kind), found.problem.base()))
+    if most - least <= 1e-6 * most:
         st.caption("There is nothing to allocate: every layer keeps 8 bits.")
         return
     if SLIDER not in st.session_state and memory.allocation is not None:
-        st.session_state[SLIDER] = _percent(found, memory.allocation)
+        st.session_state[SLIDER] = _shown(found, memory.allocation)
 
     def moved() -> None:
         try:
-            limit = Limit(kind, st.session_state[SLIDER] / 100)
+            limit = Limit(kind, st.session_state[SLIDER] / SCALES[kind])
             memory.allocation = allocate(found.problem, limit)
             memory.problem = ""
         except QvizError as failure:
@@ -155,7 +162,7 @@ def _limit(workspace: Workspace, found: Allocated, memory: _Chosen) -> None:
         least,
         most,
         step=(most - least) / 200,
-        format="%.2f",
+        format="%.2f" if SCALES[kind] == 100 else "%.4f",
         key=SLIDER,
         on_change=moved,
     )

@@ -11,7 +11,8 @@ from qviz.allocating_pipeline import Piped, StageResult, pipeline
 from qviz.digits import duration, number, percent
 from qviz.estimate import drop_interval
 from qviz.jobs import Job
-from qviz.search.pipelines import PipelineName, within
+from qviz.search.choosing import Within
+from qviz.search.pipelines import PipelineName
 from qviz.search.widths import Allocation, Limit, cost_of
 from qviz.session import Session
 from qviz.ui import jobs_view, tune_result
@@ -73,7 +74,7 @@ def run(
         return pipeline(
             session,
             name,
-            within(limit, keep=found.problem.keep),
+            Within(limit, keep=found.problem.keep, times=found.problem.times),
             found.start,
             widths=found.widths,
             # a reconstruction changes what each layer loses: then they are measured anew
