@@ -118,10 +118,10 @@ def check_options(options: argparse.Namespace) -> None:
 def add_allocate(verb: Verb, session: Callable[..., None], recipe: Callable[..., None]) -> None:
     """The parser of ``qviz allocate``: arguments as ``cli_options_tune.add_tune``."""
     from qviz.cli_options import fraction, positive
-    from qviz.cli_options_tune import method_option, seconds
+    from qviz.cli_options_tune import method_option, opened, seconds
 
     made = verb("allocate", "bits per op below 8: the least loss within a size, or the like")
-    session(made, run=True)
+    opened(made, session)
     recipe(made)
     limit = made.add_mutually_exclusive_group()
     limit.add_argument(

@@ -26,10 +26,10 @@ def number(text: str) -> float:
 def add_qat(verb: Verb, session: Callable[..., None], recipe: Callable[..., None]) -> None:
     """The parser of ``qviz qat``: arguments as ``cli_options_tune.add_tune``."""
     from qviz.cli_options import positive
-    from qviz.cli_options_tune import seconds
+    from qviz.cli_options_tune import opened, seconds
 
     made = verb("qat", "train the weights with the rounding in the forward pass; goes on if killed")
-    session(made, run=True)
+    opened(made, session)
     recipe(made)
     data = made.add_mutually_exclusive_group()
     data.add_argument("--train", metavar="D", help="samples to train on; a part is held out")

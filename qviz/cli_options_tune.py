@@ -48,6 +48,12 @@ def method_option(text: str) -> tuple[str, str, str]:
     return method, option, value
 
 
+def opened(made: argparse.ArgumentParser, session: Callable[..., None]) -> None:
+    """Options of a verb that opens a model or a run; what is not said is None, for a run knows."""
+    session(made, run=True)
+    made.set_defaults(profile=None, seed=None)
+
+
 def add_tune(verb: Verb, session: Callable[..., None], recipe: Callable[..., None]) -> None:
     """The parser of ``qviz tune``.
 
@@ -57,7 +63,7 @@ def add_tune(verb: Verb, session: Callable[..., None], recipe: Callable[..., Non
         recipe: adds those that make a recipe.
     """
     made = verb("tune", "win accuracy back with one method, measured before and after")
-    session(made, run=True)
+    opened(made, session)
     recipe(made)
     made.add_argument("--list", action="store_true", help="list the methods with their options")
     made.add_argument("--method", metavar="NAME", help="one that --list shows")
@@ -78,7 +84,7 @@ def add_remedies(verb: Verb, session: Callable[..., None], recipe: Callable[...,
     from qviz.cli_options import positive
 
     made = verb("remedies", "try every method of seconds on the worst ops alone, measured")
-    session(made, run=True)
+    opened(made, session)
     recipe(made)
     made.add_argument("--worst", type=positive, default=3, metavar="N", help="ops to treat (3)")
     made.add_argument("--ops", metavar="A,B", help="these ops instead of the worst")
@@ -97,7 +103,7 @@ def add_auto(verb: Verb, session: Callable[..., None], recipe: Callable[..., Non
     from qviz.cli_options import fraction
 
     made = verb("auto", "try what wins accuracy back, cheapest first, until the target is met")
-    session(made, run=True)
+    opened(made, session)
     recipe(made)
     made.add_argument("--train", metavar="D", help="samples to train on; without, nothing trains")
     made.add_argument("--confirm", metavar="D", help="measure the result once on these as well")

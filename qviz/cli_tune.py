@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 #: Rows of what changed that are printed.
 ROWS = 12
-#: Options that a run folder's own do not go over: they are of this command.
-_SAID = ("calibration", "evaluation", "train", "metric", "weights", "preprocessing")
-_PATHS = ("start", "train", "confirm")
+#: What a model is opened with where neither the command nor a run says it.
+_USUAL = {"profile": "cuda", "seed": 0}
+#: Options that name files or folders, and those that name code or something built in: a run is
+#: opened where it was made, but these are of the folder that the command is given in.
+_FILES = ("calibration", "evaluation", "train", "confirm", "weights", "preprocessing", "start")
+_CODE = ("metric", "loader", "loss", "optimizer")
 
 
 def tune(options: argparse.Namespace, command: Sequence[str]) -> int:
@@ -50,6 +53,9 @@ def tune(options: argparse.Namespace, command: Sequence[str]) -> int:
 def of_run(options: argparse.Namespace) -> Iterator[None]:
     """Fill in how a run was opened where a run folder stands for the model; work where it was made.
 
+    What the command says goes over what the run remembers, as where the model itself is named; what
+    the folder's rows do not allow is refused when it is opened.
+
     Raises:
         InputError: no model, no folder to write to, or a folder that is no run of a command.
     """
@@ -59,12 +65,13 @@ def of_run(options: argparse.Namespace) -> Iterator[None]:
     if not (folder / "manifest.json").exists():
         if options.output is None:
             raise InputError(f"qviz {options.verb}", "no run folder is named", "Give one with -o")
+        _fill(options, _USUAL)
         yield
         return
     options.output = (options.output or folder).resolve()
-    for name in _PATHS:
+    for name in (*_FILES, *_CODE):
         if getattr(options, name, None):
-            setattr(options, name, _absolute(getattr(options, name)))
+            setattr(options, name, _absolute(getattr(options, name), code=name in _CODE))
     stored = stored_options(folder)
     if not stored.get("model"):
         raise InputError(
@@ -72,27 +79,49 @@ def of_run(options: argparse.Namespace) -> Iterator[None]:
             "how its model was opened is not known, because it was not made on the command line",
             "Name the model and its data",
         )
+    known = {k: v for k, v in stored.items() if k in REMEMBERED and v is not None}
+    known = {**dict.fromkeys(REMEMBERED), **_USUAL, **known}
     own = folder.resolve() / "recipe.json"
-    if hasattr(options, "start") and own.exists() and not _says_recipe(options):
+    if hasattr(options, "start") and own.exists() and not _says_recipe(options, known["profile"]):
         options.start = str(own)
-    for name in REMEMBERED:
-        if name not in _SAID or getattr(options, name, None) is None:
-            setattr(options, name, stored.get(name))
+    options.model = known["model"]
+    _fill(options, known)
     there = Path(str(stored.get("cwd") or Path.cwd()))
     with contextlib.chdir(there if there.is_dir() else Path.cwd()):
         yield
 
 
-def _says_recipe(options: argparse.Namespace) -> bool:
+def _says(options: argparse.Namespace, name: str) -> bool:
+    return getattr(options, name, None) is not None
+
+
+def _fill(options: argparse.Namespace, values: Mapping[str, object]) -> None:
+    """Give what the command does not say."""
+    for name, value in values.items():
+        if not _says(options, name):
+            setattr(options, name, value)
+
+
+def _says_recipe(options: argparse.Namespace, profile: object) -> bool:
     """Whether the command says what recipe to start from; else a run goes on from its own."""
     usual = {"start": None, "calibrator": "auto", "weight_bits": 8, "activation_bits": 8}
     said = any(getattr(options, name, value) != value for name, value in usual.items())
-    return said or bool(options.per_tensor or options.ends_at_8)
+    other = _says(options, "profile") and options.profile != profile
+    return said or other or bool(options.per_tensor or options.ends_at_8)
 
 
-def _absolute(spec: str) -> str:
-    path, colon, name = spec.partition(":")
-    return f"{Path(path).resolve()}{colon}{name}" if Path(path).exists() else spec
+def _absolute(spec: str, *, code: bool) -> str:
+    """A path, also ``file.py:name``, made independent of the working folder; there or not."""
+    from qviz.loading_factory import is_factory
+
+    if spec.startswith("sample:"):
+        return spec
+    path, _, name = spec.rpartition(":")
+    if is_factory(spec) and not Path(spec).exists():
+        file = path if path.endswith(".py") else f"{path}.py"  # module:name of this folder
+        here = path == file or Path(file).is_file()
+        return f"{Path(file).absolute()}:{name}" if here else spec
+    return spec if code else str(Path(spec).absolute())
 
 
 def _tune(job: Job) -> tuple[str, dict[str, object], int]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_kit import Project, make_project, result
+from cli_kit import Project, images, make_project, result, write_data
 
 from qviz.cli import main
 from qviz.tune.methods import METHODS
@@ -182,3 +182,167 @@ def test_a_run_goes_on_from_its_own_recipe_unless_another_is_said(
     assert (made["weight_bits"], made["overrides"]) == (4, own["overrides"])
     result(capsys, [*words, "--calibrator", "max", "--name", "wide"])
     assert json.loads((out / "recipe-wide.json").read_text())["weight_bits"] == 8
+
+
+@pytest.fixture
+def here(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run made in the project's folder with words of that folder, seen from a folder beside."""
+    monkeypatch.chdir(project.path)
+    words = ("--calibration", "calibration.npz", "--evaluation", "evaluation.npz")
+    out = ("-o", str(tmp_path / "out"), "--quiet")
+    assert main(["evaluate", "model.py:net", *words, *BITS, *out]) == 0
+    (tmp_path / "beside").mkdir()
+    monkeypatch.chdir(tmp_path / "beside")
+    return tmp_path / "beside"
+
+
+APPLIED = ("--method", "weight_range", "--option", "samples=16")
+
+
+def test_what_is_said_goes_over_what_a_run_remembers(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ("--seed", "9", "--batch-size", "7", "--profile", "ort-cpu", "--metric", "agreement")
+    found = result(capsys, ["tune", "../out", *APPLIED, *BITS, *said])
+    assert (found["seed"], found["metric"]) == (9, "agreement")
+    assert json.loads(Path(found["recipe"]).read_text())["profile"] == "ort-cpu"
+    stored = json.loads((here.parent / "out" / "options.json").read_text())
+    assert (stored["seed"], stored["batch_size"], stored["profile"]) == (9, 7, "ort-cpu")
+    again = result(capsys, ["tune", "../out", *APPLIED, *BITS, "--seed", "0", "--profile", "cuda"])
+    assert again["seed"] == 0
+    assert json.loads(Path(again["recipe"]).read_text())["profile"] == "cuda"
+
+
+def test_what_is_not_said_is_as_in_the_run(
+    project: Project, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ("--seed", "5", "--profile", "ort-cpu", *BITS, "--quiet")
+    assert main([*project.words("tune", here / "made"), *APPLIED, *made]) == 0
+    found = result(capsys, ["tune", "made", *APPLIED, *BITS])
+    assert found["seed"] == 5
+    assert json.loads(Path(found["recipe"]).read_text())["profile"] == "ort-cpu"
+
+
+def test_a_run_goes_on_from_its_own_recipe_only_under_its_own_profile(
+    project: Project, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = here.parent / "out"
+    start = result(capsys, ["tune", "../out", *APPLIED, *BITS])["recipe"]
+    (run / "recipe.json").write_text(Path(start).read_text())
+    words = ["tune", "../out", "--method", "ifmr"]
+    own = result(capsys, [*words, "--profile", "cuda"])["recipe"]
+    other = result(capsys, [*words, "--profile", "ort-cpu", "--calibrator", "max"])["recipe"]
+    found = [json.loads(Path(path).read_text()) for path in (own, other)]
+    assert [(r["profile"], r["weight_bits"]) for r in found] == [("cuda", 4), ("ort-cpu", 8)]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            ("--batch-size", "7"),
+            "{run}: what is in sensitivity.jsonl was measured with batch size 32, now 7. Repeat "
+            "that, or name another run folder.",
+        ),
+        (
+            ("--no-fold-batch-norm",),
+            "{run}: what is in histograms.npz was measured with batch norm folding True, now "
+            "False. Repeat that, or name another run folder.",
+        ),
+        (
+            ("--evaluation", "other.npz"),
+            "{run}: it belongs to another evaluation data ({evaluation}, now {other}). Name another"
+            " run folder, or give what it was made with; the order of the data counts.",
+        ),
+        (
+            ("--calibration", "other.npz"),
+            "{run}: it belongs to another calibration data ({calibration}, now {other}). Name "
+            "another run folder, or give what it was made with; the order of the data counts.",
+        ),
+    ],
+    ids=["batch size", "folding", "evaluation", "calibration"],
+)
+def test_what_contradicts_a_run_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], said: tuple[str, ...], message: str
+) -> None:
+    from qviz.loading import load_data
+
+    run = here.parent / "out"
+    (run / "sensitivity.jsonl").touch()
+    other = load_data(write_data(here / "other.npz", images(20, 3), None), "calibration").digest
+    known = json.loads((run / "manifest.json").read_text())
+    digests = {role: known[role]["digest"][:8] for role in ("calibration", "evaluation")}
+    before = (run / "options.json").read_text()
+    assert main(["tune", "../out", *APPLIED, *BITS, *said, "--quiet"]) == 2
+    expected = message.format(run=run, other=other[:8], **digests)
+    assert capsys.readouterr().err == f"qviz: {expected}\n"
+    assert (run / "options.json").read_text() == before
+
+
+def test_data_that_are_not_the_runs_make_a_run_of_their_own(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(here / "other.npz", images(20, 3), None)
+    words = ["tune", "../out", *APPLIED, *BITS, "--evaluation", "other.npz", "-o", "new"]
+    found = result(capsys, words)
+    assert (found["samples"]["evaluation"], found["run"]) == (20, str(here / "new"))
+
+
+CODE = """
+import torch
+def samples():
+    return torch.ones(20, 1, 8, 8)
+def metric(outputs, targets):
+    return outputs.argmax(1) * 0 + 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--evaluation", "near.npz", "near.npz"),
+        ("--calibration", "near.npz", "near.npz"),
+        ("--evaluation", "near.py:samples", "near.py:samples"),
+        ("--calibration", "near.py:samples", "near.py:samples"),
+        ("--evaluation", "near:samples", "near.py:samples"),
+        ("--metric", "near.py:metric", "near.py:metric"),
+        ("--metric", "near:metric", "near.py:metric"),
+        ("--preprocessing", "near.toml", "near.toml"),
+    ],
+)
+def test_a_path_is_of_the_folder_that_the_command_is_given_in(
+    project: Project,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    told: str,
+) -> None:
+    for folder in (here, project.path):  # of the same names where the run was made
+        write_data(folder / "near.npz", images(20, 3), None)
+        (folder / "near.py").write_text(CODE if folder == here else "raise ValueError('then')")
+        (folder / "near.toml").write_text("mean = [0.0]\nstd = [1.0]\n")
+    result(capsys, ["tune", "../out", *APPLIED, *BITS, option, value, "-o", "new"])
+    stored = json.loads((here / "new" / "options.json").read_text())
+    assert stored[option.removeprefix("--")] == str(here / told)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            ("--evaluation", "evaluation.npz"),
+            "{here}/evaluation.npz: there is no such file. Check the path.",
+        ),
+        (
+            ("--metric", "model.py:metric"),
+            "{here}/model.py:metric: there is no file {here}/model.py. Check the path.",
+        ),
+    ],
+    ids=["data", "code"],
+)
+def test_a_file_of_the_folder_that_a_run_was_made_in_does_not_stand_in(
+    here: Path, capsys: pytest.CaptureFixture[str], said: tuple[str, ...], message: str
+) -> None:
+    assert main(["tune", "../out", *APPLIED, *BITS, *said, "--quiet"]) == 2
+    assert capsys.readouterr().err == f"qviz: {message.format(here=here)}\n"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from qviz.data import as_data
 from qviz.errors import Cancelled, DeviceError, TuneError
 from qviz.progress import Progress
 from qviz.tune import qat, qat_trainer
+from qviz.tune.code_digest import code_digest
 from qviz.tune.qat import Checkpoints, Epoch, QATModel, QATOptions, QATResult, train
 from qviz.tune.qat_data import split, walked
 from qviz.tune.qat_loss import distance
@@ -237,6 +239,187 @@ def test_a_loader_and_loss_with_random_numbers_of_their_own_go_on_to_the_same_bi
     assert result.warnings == (
         "training loader: no samples are held out, so the last epoch is kept",
     )
+
+
+def batches(seed: int = 1) -> list[tuple[Tensor, Tensor]]:
+    (whole,) = labelled(16, seed).batches(16)
+    assert whole.targets is not None
+    return list(zip(whole.args[0].split(8), whole.targets.split(8), strict=True))
+
+
+def smoothed(amount: float) -> Callable[[Tensor, Tensor | None], Tensor]:
+    def loss(outputs: Tensor, targets: Tensor | None) -> Tensor:
+        assert targets is not None
+        return F.cross_entropy(outputs, targets, label_smoothing=amount)
+
+    return loss
+
+
+def adam(rate: float) -> Callable[[QATModel], torch.optim.Optimizer]:
+    return lambda model, rate=rate: torch.optim.Adam(model.weights.parameters(), rate)  # type: ignore[misc]
+
+
+SHORT = replace(FEW, schedule_epochs=4)
+GIVEN: dict[str, Any] = {
+    "loader": batches,
+    "loss": lambda: smoothed(0.1),
+    "optimizer": lambda: adam(0.1),
+    "held_out": lambda: labelled(8, 2),
+}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"loader": lambda: batches(2)},
+        {"loss": lambda: smoothed(0.2)},
+        {"optimizer": lambda: adam(0.2)},
+        {"held_out": lambda: labelled(8, 3)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_training_with_another_loader_loss_optimizer_or_held_out_data_begins_anew(
+    other: dict[str, Any],
+) -> None:
+    kept, steps = Kept(), list[Progress]()
+    train(subject(), SHORT, checkpoints=kept.at(), **{k: f() for k, f in GIVEN.items()})
+    changed = {k: f() for k, f in {**GIVEN, **other}.items()}
+    train(subject(), SHORT, checkpoints=kept.at(), progress=steps.append, **changed)
+    assert steps[0].known == 0
+
+
+def test_training_with_the_same_loader_loss_optimizer_and_held_out_data_is_not_repeated() -> None:
+    kept, steps = Kept(), list[Progress]()
+    for _ in range(2):  # other objects of the same content
+        steps.clear()
+        given = {k: f() for k, f in GIVEN.items()}
+        train(subject(), SHORT, checkpoints=kept.at(), progress=steps.append, **given)
+    assert steps == []
+
+
+def test_a_look_at_the_first_batch_leaves_the_random_numbers_of_a_loader_alone() -> None:
+    def own() -> DataLoader[Any]:
+        generator = torch.Generator().manual_seed(5)
+        return DataLoader(loader().dataset, batch_size=8, shuffle=True, generator=generator)
+
+    watched = train(subject(), FEW, loader=own(), checkpoints=Kept().at())
+    assert same(watched, train(subject(), FEW, loader=own()))
+
+
+def test_a_loader_that_can_be_walked_only_once_loses_no_batch() -> None:
+    class Once:
+        def __init__(self) -> None:
+            self.left = batches()
+
+        def __len__(self) -> int:
+            return 2
+
+        def __iter__(self) -> Once:
+            return self
+
+        def __next__(self) -> object:
+            if not self.left:
+                raise StopIteration
+            return self.left.pop(0)
+
+    result = train(
+        subject(), replace(FEW, schedule_epochs=10), loader=Once(), checkpoints=Kept().at()
+    )
+    assert result.steps == 2
+
+
+@dataclass(slots=True)
+class Slotted:
+    """A value in a slot."""
+
+    weight: int
+
+
+class Weighted(torch.nn.Module):
+    """A loss with a value of its own."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = torch.tensor(weight)
+
+    def forward(self, outputs: Tensor, targets: Tensor | None) -> Tensor:
+        return self.weight * outputs.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x: x + 1, lambda x: x + 2),
+        (lambda x: x.sum(), lambda x: x.mean()),
+        (lambda x: [y + 1 for y in x], lambda x: [y + 2 for y in x]),
+        (lambda x, y=1: x + y, lambda x, y=2: x + y),
+        (smoothed(0.1), smoothed(0.2)),
+        (functools.partial(F.cross_entropy, reduction="sum"), F.cross_entropy),
+        (torch.nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss(label_smoothing=0.1)),
+        (Weighted(1.0), Weighted(2.0)),
+        (Weighted(1.0).forward, Weighted(2.0).forward),
+        (F.cross_entropy, F.nll_loss),
+        (Slotted(1), Slotted(2)),
+        (functools.partial(max, np.float32(1)), functools.partial(max, np.float32(2))),
+    ],
+    ids=[
+        "constant", "name", "inner code", "default", "closure", "partial", "attribute", "tensor",
+        "method", "function", "slot", "number of numpy",
+    ],
+)  # fmt: skip
+def test_code_of_the_callers_is_told_apart_by_what_it_does(one: object, other: object) -> None:
+    assert code_digest(one) == code_digest(one)
+    assert code_digest(one) != code_digest(other)
+
+
+OWN_CODE = """
+import logging, threading
+import helper
+SCALE, KINDS, LOCK, LOG = {scale}, {{"a", "b", ("c", 1)}}, threading.Lock(), logging.getLogger()
+class Part:
+    def of(self, x):
+        return x * {part}
+def inner(x):
+    LOG.debug("x")
+    return Part().of(x) if x in ("p", "q") or x in {{"r", "s", "t"}} or KINDS else loss
+def loss(outputs, targets):
+    with LOCK:
+        return SCALE * inner(outputs) + helper.more(targets)
+"""
+DIGEST = """
+import sys
+from qviz.errors import TuneError
+from qviz.loading_factory import named
+from qviz.tune.code_digest import code_digest
+print(*(code_digest(named(f"{path}/own.py:loss", TuneError)) for path in sys.argv[1:]))
+"""
+
+
+def own_code(folder: Path, scale: int = 1, part: int = 2) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "own.py").write_text(OWN_CODE.format(scale=scale, part=part))
+    (folder.parent / "helper.py").write_text("def more(x):\n    return x + 1\n")
+    return str(folder)
+
+
+def test_code_of_the_callers_is_the_same_in_every_process_and_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    one, moved = own_code(tmp_path / "one"), own_code(tmp_path / "moved")
+    value, class_ = own_code(tmp_path / "value", scale=3), own_code(tmp_path / "class", part=3)
+
+    def digests(*folders: str, seed: str) -> list[str]:
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        words = [sys.executable, "-c", DIGEST, *folders]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+
+    first = digests(one, moved, value, class_, seed="1")
+    assert first == digests(one, moved, value, class_, seed="2")
+    assert first[0] == first[1]
+    assert len(set(first)) == 3
+    (tmp_path / "helper.py").write_text("def more(x):\n    return x + 22\n")
+    assert digests(one, seed="1") != first[:1]
 
 
 def test_a_loader_with_samples_held_out_keeps_the_best_epoch() -> None:

@@ -13,8 +13,8 @@ rounded. zeta, gamma, the range of beta and the warm start are the defaults of A
 weight's, which is searched first.
 
 What differs: a larger rate that falls along a cosine, so that 200 steps serve where the paper takes
-more and AMCT 10,000; for so few, lambda is 0.1 where AMCT's ``reg_param`` is 0.01, or too many h are
-left between 0 and 1 (held-out loss up to 15 % higher); samples are held out.
+more and AMCT 10,000; for so few, lambda is 0.1 where AMCT's ``reg_param`` is 0.01, or more of the h
+are left between 0 and 1; samples are held out.
 """
 
 from __future__ import annotations

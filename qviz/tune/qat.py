@@ -23,7 +23,8 @@ from qviz.errors import DeviceError, TuneError
 from qviz.progress import OnProgress
 from qviz.recipe import Recipe, resolve
 from qviz.rewrite import get_attr
-from qviz.tune.qat_data import Source, split, walked
+from qviz.tune.code_digest import code_digest
+from qviz.tune.qat_data import Source, fingerprint, split, walked
 from qviz.tune.qat_finish import finish
 from qviz.tune.qat_loss import Loss, Objective, unlabelled
 from qviz.tune.qat_model import QATModel, prepare
@@ -132,13 +133,17 @@ def train(
     objective = Objective(
         subject.simulator.program, _teacher(subject, device), options.distill, loss
     )
+    identity = ""
+    if checkpoints is not None:
+        samples = fingerprint(source, loader, options.seed)
+        identity = _identity(subject, source, samples, loss, optimizer)
     trainer = Trainer(
         model,
         source,
         objective,
         options,
         optimizer=optimizer,
-        identity=_identity(subject, source, loss, optimizer) if checkpoints is not None else "",
+        identity=identity,
         checkpoints=checkpoints,
         foreign=source.foreign or loss is not None,
     )
@@ -184,17 +189,28 @@ def _teacher(subject: Subject, device: torch.device) -> Callable[[Batch], Any]:
 
 
 def _identity(
-    subject: Subject, source: Source, loss: Loss | None, optimizer: MakeOptimizer | None
+    subject: Subject,
+    source: Source,
+    samples: str,
+    loss: Loss | None,
+    optimizer: MakeOptimizer | None,
 ) -> str:
-    """What the bits of a training run depend on beside its options, and how it is kept."""
+    """What the bits of a training run depend on beside its options, and how it is kept.
+
+    Args:
+        subject: what is trained.
+        source: samples.
+        samples: their ``fingerprint``.
+        loss: of the caller's.
+        optimizer: of the caller's.
+    """
     graph, digest = subject.graph, hashlib.blake2b(digest_size=16)
     for name in trainable(graph):
         digest.update(name.encode())
         digest.update(get_attr(graph.module, name).detach().cpu().contiguous().numpy().tobytes())
-    named = [None if f is None else getattr(f, "__qualname__", repr(type(f)))
-             for f in (loss, optimizer)]  # fmt: skip
+    code = [None if f is None else code_digest(f) for f in (loss, optimizer)]
     data = None if source.foreign or subject.training is None else subject.training.digest
     return repr((
-        _LAYOUT, digest.hexdigest(), subject.recipe.to_json(), subject.ops, data, source.steps,
-        source.held_out_samples, named, torch.__version__,
+        _LAYOUT, digest.hexdigest(), subject.recipe.to_json(), subject.ops, data, samples,
+        source.samples, source.steps, source.held_out_samples, code, torch.__version__,
     ))  # fmt: skip

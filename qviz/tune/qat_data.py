@@ -8,17 +8,20 @@ per epoch.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 
-from qviz.collate import Batch, concatenate, reading_of, to_batch
+from qviz.collate import Batch, concatenate, describe, reading_of, to_batch
 from qviz.data import KEEP_BYTES, Data
 from qviz.errors import TuneError
+from qviz.scan import update
 
 #: Samples that are kept together in memory.
 CHUNK = 1024
@@ -154,6 +157,35 @@ def walked(loader: Iterable[object], held_out: Data | None, batch_size: int) -> 
     own = () if held_out is None else tuple(held_out.batches(batch_size))
     warnings = () if own else (f"{name}: no samples are held out, so the last epoch is kept",)
     return Source(name, samples, len(loader), own, epoch, None, foreign=True, warnings=warnings)
+
+
+def fingerprint(source: Source, loader: Iterable[object] | None, seed: int) -> str:
+    """Digest of the samples held out and of a loader's first batch, the same in every process.
+
+    The batch is drawn with random numbers of the run, and a generator of the loader's own is put
+    back. A loader that can be walked only once is not asked, for the batch would be gone.
+    """
+    digest, batches = hashlib.blake2b(digest_size=16), list(source.held_out)
+    if loader is not None and not isinstance(loader, Iterator):
+        before = [(g, g.get_state()) for g in _generators(loader)]
+        with seeded(seed, 0):
+            batches += islice(source.epoch(1), 1)
+        for generator, state in before:
+            generator.set_state(state)
+    for batch in batches:
+        targets = {} if batch.targets is None else {"targets": batch.targets}
+        for name, tensor in {**batch.inputs, **targets}.items():
+            digest.update(repr((name, describe(tensor))).encode())
+            update(digest, tensor.detach())
+    return digest.hexdigest()
+
+
+def _generators(loader: object) -> list[torch.Generator]:
+    """Random numbers that a ``DataLoader`` was given."""
+    sampler = getattr(loader, "sampler", None)
+    grouped = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    found = [getattr(holder, "generator", None) for holder in (loader, sampler, grouped)]
+    return [g for g in found if isinstance(g, torch.Generator)]
 
 
 @contextmanager
