@@ -21,9 +21,12 @@ from qviz.graph import TensorInfo
 from qviz.recipe import Recipe, TensorRange
 from qviz.rewrite import aten
 from qviz.tune import adaquant, equalization, reconstruction_cache
-from qviz.tune.reconstruction_cut import cut_of
+from qviz.tune.reconstruction_cache import record
+from qviz.tune.reconstruction_cut import _chosen, cut_of
+from qviz.tune.reconstruction_live import live_rows
 from qviz.tune.reconstruction_ranges import LearnedRange
 from qviz.tune.reconstruction_units import units_of
+from qviz.tune.reconstruction_walk import Walk
 from qviz.tune.step import Change, Step, Subject
 from qviz.weights import TunedWeights
 
@@ -339,7 +342,7 @@ def test_a_window_has_the_outputs_of_the_whole(
     )
     reads = replace(made, name="x", shape=tuple(x.shape[1:]))
     cut = cut_of("conv2d", [x, weight, None, *rest], weight, [reads], made)
-    (part,), output = cut.take([x], whole, generator(2))
+    (part,), output = cut.take([x], whole, generator(2), None)
     found = aten.conv2d.default(*cut.arguments([cut.native(0, part), weight, None, *rest]))
     assert torch.allclose(found, output, atol=1e-4)
     assert output[0, 0].numel() <= 256
@@ -371,3 +374,63 @@ def test_an_add_of_scaled_channels_is_left_alone() -> None:
     assert [u.op for u in units_of(given).found] == ["a", "b", "c"]
     step = adaquant.apply(given, iterations=2)
     assert "left alone, its channels were scaled: add" in step.notes
+
+
+class Masked(nn.Module):
+    """Two linears on each of six rows; only the rows that are not all zero count in the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x.abs().sum(-1, keepdim=True) > 0).to(x.dtype)
+        y: Tensor = (self.second(self.first(x).relu()) * mask).sum(1)
+        return y
+
+
+def padded() -> Tensor:
+    """Rows 0 and 1 are there, of every other sample only row 0."""
+    x = torch.randn(SAMPLES, 6, 8, generator=generator(5))
+    x[:, 2:] = 0
+    x[::2, 1] = 0
+    return x
+
+
+def test_rows_that_reach_no_output_are_known_by_their_gradient() -> None:
+    torch.manual_seed(1)
+    given = of_module(Masked(), padded())
+    batches = list(given.calibration.batches(7))
+    found = live_rows(given.original.differentiable, units_of(given).found, batches, 0)
+    assert list(found) == ["first", "second"]
+    for rows in found.values():
+        assert torch.equal(torch.cat(rows), padded().abs().sum(-1) > 0)
+
+
+def test_a_fit_is_on_rows_that_reach_the_output() -> None:
+    """The others are all alike: a fit of them would be perfect, and would be of nothing."""
+    torch.manual_seed(1)
+    given = of_module(Masked(), padded())
+    unit = units_of(given).found[0]
+    batches = list(given.calibration.batches(7))
+    walk = Walk(given.original.program, {}, batches)
+    live = live_rows(given.original.differentiable, [unit], batches, 0)["first"]
+    cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, live=live)
+    (read,) = cache.inputs.values()
+    assert bool((read != 0).any(-1).all())
+
+
+def test_rows_are_drawn_among_the_live_ones_and_again_where_there_are_fewer() -> None:
+    live = torch.tensor([[True, False, True, True], [False, True, False, False], [False] * 4])
+    found = _chosen(3, 4, 256, generator(3), live)
+    assert found.shape == (3, 4)
+    assert set(found[0].tolist()) == {0, 2, 3}
+    assert set(found[1].tolist()) == {1}
+    assert set(found[2].tolist()) == {0, 1, 2, 3}
+    everything = torch.ones(3, 4, dtype=torch.bool)
+    assert torch.equal(_chosen(3, 4, 2, generator(3), everything), _chosen(3, 4, 2, generator(3)))
+
+
+def test_a_model_without_rows_is_not_differentiated() -> None:
+    given = subject("residual", LOW)
+    assert live_rows(given.original.differentiable, units_of(given).found, [], 0) == {}

@@ -27,6 +27,7 @@ from qviz.simulate import FakeQuantize
 from qviz.tune.lockstep import BUDGET, peak_bytes
 from qviz.tune.reconstruction_cache import record
 from qviz.tune.reconstruction_fit import Fit, fit
+from qviz.tune.reconstruction_live import live_rows
 from qviz.tune.reconstruction_state import AsItIs, State, Variables
 from qviz.tune.reconstruction_units import Unit, Units
 from qviz.tune.reconstruction_walk import Walk
@@ -92,7 +93,7 @@ def reconstruct(
             "Give more calibration samples",
         )
     report = Reporter(title.lower(), len(units.found), subject.progress)
-    work = _Work(subject, settings, report)
+    work = _Work(subject, settings, report, units.found)
     for unit in units.found:
         work.fit(unit, variables)
         report.step(unit.op)
@@ -110,7 +111,9 @@ def reconstruct(
 class _Work:
     """What has been fitted so far."""
 
-    def __init__(self, subject: Subject, settings: Settings, report: Reporter) -> None:
+    def __init__(
+        self, subject: Subject, settings: Settings, report: Reporter, units: Sequence[Unit]
+    ) -> None:
         self.recipe, self.tuned = subject.recipe, NOTHING
         self.changes: list[Change] = []
         self.kept: list[str] = []
@@ -130,6 +133,10 @@ class _Work:
         edits = subject.simulator.edits(subject.recipe) if self._sequential else {}
         self._own = self._reference if same else Walk(subject.simulator.program, edits, batches)
         self._walked = walks * self._samples * subject.graph.macs
+        original = subject.original.differentiable
+        self._live = live_rows(original, units, batches, subject.seed)
+        if self._live:
+            self._walked += 3 * self._samples * subject.graph.macs
 
     def fit(self, unit: Unit, variables: Callable[[AsItIs], Variables]) -> None:
         """Fit one unit; the walk goes on with what came of it."""
@@ -141,6 +148,7 @@ class _Work:
             self._own,
             held_out=self._apart,
             seed=subject.seed,
+            live=self._live.get(unit.op),
         )
         before = AsItIs(unit, cache, subject.simulator, self.recipe)
         shared = {

@@ -48,7 +48,14 @@ class Cache:
 
 
 def record(
-    unit: Unit, simulator: Simulator, reference: Walk, own: Walk, *, held_out: int, seed: int
+    unit: Unit,
+    simulator: Simulator,
+    reference: Walk,
+    own: Walk,
+    *,
+    held_out: int,
+    seed: int,
+    live: Sequence[Tensor] | None = None,
 ) -> Cache:
     """What a unit reads in ``own`` and should make as in ``reference``; both advance to it.
 
@@ -59,6 +66,7 @@ def record(
         own: the subject: its float values, or its quantized prefix.
         held_out: how many of the first batches are held out.
         seed: of the parts of each sample that are kept.
+        live: of each batch, the rows that reach the model's output (``live_rows``); None is all.
     """
     program, graph, first = own.program, simulator.graph, unit.steps[0]
     reference.reach(first)
@@ -80,7 +88,8 @@ def record(
         if number == 0:
             share = _share(cut, whole, target, own.samples)
         rows = slice(math.ceil(share * len(target)))
-        parts, output = cut.take([x[rows] for x in whole], target[rows], generator)
+        some = None if live is None else live[number][rows]
+        parts, output = cut.take([x[rows] for x in whole], target[rows], generator, some)
         inputs.append(parts)
         outputs.append(output)
     entries = torch.arange(sum(map(len, outputs)))
@@ -119,7 +128,7 @@ def _places(program: Program, unit: Unit, values: Sequence[Any]) -> list[tuple[i
 
 def _share(cut: Cut, inputs: Sequence[Tensor], target: Tensor, samples: int) -> float:
     """Part of the samples whose values fit in memory."""
-    parts, output = cut.take([x[:1] for x in inputs], target[:1], torch.Generator())
+    parts, output = cut.take([x[:1] for x in inputs], target[:1], torch.Generator(), None)
     size = sum(v.numel() * v.element_size() for v in (*parts, output))
     return min(1.0, max(FEWEST, CACHE // max(1, size)) / samples)
 

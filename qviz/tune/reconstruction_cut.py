@@ -31,14 +31,17 @@ class Cut:
     """How values are cut, and how the op is called on the parts.
 
     Attributes:
-        take: from whole values, samples first, to parts: (inputs, output, generator) -> (inputs,
-            output), each ``[E, ...]`` with ``E`` a multiple of the number of samples.
+        take: from whole values, samples first, to parts: (inputs, output, generator, live rows,
+            ``[B, rows]`` or None if all are) -> (inputs, output), each ``[E, ...]`` with ``E`` a
+            multiple of the number of samples.
         arguments: the op's arguments for parts, from those for whole values.
         native: a part of an input as the op reads it, by the input's index.
         common: the op's output for parts, entries first.
     """
 
-    take: Callable[[Sequence[Tensor], Tensor, torch.Generator], tuple[list[Tensor], Tensor]]
+    take: Callable[
+        [Sequence[Tensor], Tensor, torch.Generator, Tensor | None], tuple[list[Tensor], Tensor]
+    ]
     arguments: Callable[[list[Any]], list[Any]]
     native: Callable[[int, Tensor], Tensor]
     common: Callable[[Tensor], Tensor]
@@ -106,18 +109,18 @@ def _entries(value: Tensor) -> Tensor:
 
 
 def _whole(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Tensor | None
 ) -> tuple[list[Tensor], Tensor]:
     return list(inputs), output
 
 
 def _rows(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Tensor | None
 ) -> tuple[list[Tensor], Tensor]:
     """Random rows of what a linear reads and makes: ``[B k, in]`` and ``[B k, out]``."""
     values = [v.reshape(v.shape[0], -1, v.shape[-1]) for v in (*inputs, output)]
     samples, rows = values[-1].shape[:2]
-    chosen = _chosen(samples, rows, POSITIONS if samples > 1 else MIXED, generator)
+    chosen = _chosen(samples, rows, POSITIONS if samples > 1 else MIXED, generator, live)
     parts = [
         v.gather(1, chosen[..., None].expand(-1, -1, v.shape[-1])).flatten(0, 1) for v in values
     ]
@@ -125,18 +128,32 @@ def _rows(
 
 
 def _elements(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Tensor | None
 ) -> tuple[list[Tensor], Tensor]:
     """The same random elements of what an add reads and makes: ``[B, k]``."""
     values = [v.flatten(1) for v in (*inputs, output)]
     samples, count = values[-1].shape
-    chosen = _chosen(samples, count, ELEMENTS, generator)
+    if live is not None:
+        live = live.repeat_interleave(count // live.shape[1], 1)
+    chosen = _chosen(samples, count, ELEMENTS, generator, live)
     parts = [v.gather(1, chosen) for v in values]
     return parts[:-1], parts[-1]
 
 
-def _chosen(samples: int, count: int, most: int, generator: torch.Generator) -> Tensor:
-    """Different indices below ``count`` for each sample, ``[samples, min(count, most)]``."""
+def _chosen(
+    samples: int, count: int, most: int, generator: torch.Generator, live: Tensor | None = None
+) -> Tensor:
+    """Indices below ``count`` for each sample, ``[samples, min(count, most)]``.
+
+    They are different, but where fewer than that are ``live``, ``[samples, count]``: then these
+    come again.
+    """
+    if live is not None and not bool(live.all()):
+        live = live | ~live.any(1, keepdim=True)  # where none is, none is better than another
+        alive = live.sum(1, keepdim=True)
+        keys = torch.rand(samples, count, generator=generator) + live
+        places = torch.arange(min(count, most)) % alive
+        return keys.argsort(1, descending=True).gather(1, places)
     if count <= most:
         return torch.arange(count).expand(samples, count)
     keys = torch.rand(samples, count, generator=generator)
@@ -164,7 +181,7 @@ def _window(args: Sequence[Any], weight: Tensor, made: TensorInfo) -> Cut | None
     around = [p for side in reversed(padding) for p in (side, side)]
 
     def take(
-        inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator
+        inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
         (x,) = inputs
         x, y = (v.flatten(0, -axes - 2) for v in (x, output))
