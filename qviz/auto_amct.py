@@ -27,6 +27,7 @@ from qviz.digits import number
 from qviz.errors import MetricError
 from qviz.intervals import relative_change
 from qviz.progress import OnProgress
+from qviz.tune.code_digest import code_digest
 
 #: Accuracy of the float model and of another -> (accepted, loss).
 Evaluator = Callable[[float, float], tuple[bool, float]]
@@ -152,7 +153,7 @@ class _Bisection:
             words = "satisfies" if accepted else "does not satisfy"
             return accepted, f"it {words} the evaluator (loss {number(loss)})"
 
-        rule = (self.work.options.max_drop, records.code_key(self.evaluator))
+        rule = (self.work.options.max_drop, code_digest(self.evaluator))
         key = (self.spec, recipe_key(self.work), rule)
         step = self.work.attempt("roll back", _layers(count), title, do, judge, key=key)
         if step.after is None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -49,21 +49,10 @@ def metric_key(metric: Metric) -> str:
     code = getattr(metric.corpus, "__code__", None)
     if code is None:
         return metric.name
-    return f"{metric.name}-{_short(repr((code.co_code, _plain(code.co_consts), code.co_names)))}"
-
-
-def code_key(function: object) -> str:
-    """Short name of a user's function: its code, its defaults and what it is closed over."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return type(function).__qualname__
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    given = _plain([*(getattr(function, "__defaults__", None) or ()), *cells])
-    return _short(repr((code.co_code, _plain(code.co_consts), code.co_names, given)))
-
-
-def _plain(values: Iterable[object]) -> list[object]:
-    return [v for v in values if isinstance(v, int | float | str)]  # the rest has addresses
+    plain = [
+        c for c in code.co_consts if isinstance(c, int | float | str)
+    ]  # the rest has addresses
+    return f"{metric.name}-{_short(repr((code.co_code, plain, code.co_names)))}"
 
 
 def _short(text: str) -> str:

@@ -134,7 +134,9 @@ class _Work:
         self._own = self._reference if same else Walk(subject.simulator.program, edits, batches)
         self._walked = walks * self._samples * subject.graph.macs
         original = subject.original.differentiable
-        self._live = live_rows(original, units, batches, subject.seed)
+        self._live = live_rows(
+            original, units, batches, subject.seed, lambda: report.step("rows that count", 0)
+        )
         if self._live:
             self._walked += 3 * self._samples * subject.graph.macs
 

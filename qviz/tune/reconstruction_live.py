@@ -27,7 +27,11 @@ ROWS = ("linear", "add")
 
 
 def live_rows(
-    program: Program, units: Sequence[Unit], batches: Sequence[Batch], seed: int
+    program: Program,
+    units: Sequence[Unit],
+    batches: Sequence[Batch],
+    seed: int,
+    look: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Tensor]]:
     """Rows with any gradient of the model's output, by op.
 
@@ -36,6 +40,7 @@ def live_rows(
         units: only those are looked at whose output has several rows per sample.
         batches: the samples.
         seed: of the direction in which the output is differentiated.
+        look: called before each backward pass; what it raises stops them.
 
     Returns:
         Op -> of each batch, bool ``[B, rows]``; empty for a model without such ops.
@@ -53,6 +58,7 @@ def live_rows(
     for batch in batches:
         parts: dict[str, list[Tensor]] = {op: [] for op in found}
         for rows in torch.arange(batch.size).split(CHUNK):
+            look()
             _backward(program, rows_of(batch, rows), wanted, generator, parts)
         for op, made in parts.items():
             found[op].append(torch.cat(made))
@@ -71,11 +77,11 @@ def _backward(
     parts: Mapping[str, list[Tensor]],
 ) -> None:
     values = program.inputs(batch)
-    dead: dict[str, Tensor] = {}
+    live_of: dict[str, Tensor] = {}
 
     def hook(op: str, info: TensorInfo) -> Callable[[Tensor], None]:
         def seen(gradient: Tensor) -> None:
-            dead[op] = _rows(gradient != 0, info)
+            live_of[op] = _rows(gradient != 0, info)
 
         return seen
 
@@ -85,7 +91,7 @@ def _backward(
             made = step.target(*args, **kwargs)
             if index in wanted:
                 op, info = wanted[index]
-                dead[op] = _rows(torch.zeros_like(made, dtype=torch.bool), info)
+                live_of[op] = _rows(torch.zeros_like(made, dtype=torch.bool), info)
                 if not made.requires_grad:
                     made = made.detach().requires_grad_()
                 made.register_hook(hook(op, info))
@@ -97,7 +103,7 @@ def _backward(
         directions = [torch.randn(v.shape, generator=generator) for v in outputs]
         if outputs:
             torch.autograd.backward(outputs, directions)
-    for op, live in dead.items():
+    for op, live in live_of.items():
         parts[op].append(live)
 
 
