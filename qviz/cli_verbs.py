@@ -91,7 +91,7 @@ def sensitivity(job: Job) -> tuple[str, dict[str, object], int]:
 def search(job: Job) -> tuple[str, dict[str, object], int]:
     """The fewest ops to leave in float for a target."""
     recipe = chosen(job)
-    found = _search(job, recipe, _ranking(job, recipe))
+    found = _search(job, recipe, lambda: _ranking(job, recipe))
     metric = job.session.metric
     text = (
         f"{show.curve_table(found, metric)}\n\n{show.search_lines(found)}\n"
@@ -172,16 +172,20 @@ def _source(data: Data) -> str:
 
 
 def _evaluation(job: Job, recipe: Recipe) -> Evaluation:
-    job.session.reference(progress=job.meter.tell)
-    job.meter.warn(job.session.warnings)
+    _reference(job)
     return job.session.evaluate(recipe, progress=job.meter.tell)
 
 
+def _reference(job: Job) -> None:
+    """The float model's outputs, which everything measured is beside."""
+    job.session.reference(progress=job.meter.tell)
+    job.meter.warn(job.session.warnings)
+
+
 def _ranking(job: Job, recipe: Recipe) -> Sensitivity:
-    options, session, meter = job.options, job.session, job.meter
-    session.reference(progress=meter.tell)
-    meter.warn(session.warnings)
-    return session.sensitivity(
+    options, meter = job.options, job.meter
+    _reference(job)
+    return job.session.sensitivity(
         recipe,
         mode=getattr(options, "mode", "only_this"),
         operands=getattr(options, "operands", "both"),
@@ -191,7 +195,10 @@ def _ranking(job: Job, recipe: Recipe) -> Sensitivity:
     )
 
 
-def _search(job: Job, recipe: Recipe, ranking: Sensitivity) -> SearchResult:
+def _search(
+    job: Job, recipe: Recipe, ranking: Sensitivity | Callable[[], Sensitivity]
+) -> SearchResult:
+    _reference(job)
     found = job.session.search(
         recipe,
         max_drop=job.options.max_drop,

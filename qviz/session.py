@@ -129,7 +129,7 @@ class Session(Measuring):
         *,
         max_drop: float = 0.01,
         method: Method = "greedy",
-        sensitivity: Sensitivity | None = None,
+        sensitivity: Sensitivity | Callable[[], Sensitivity] | None = None,
         on_point: Callable[[SkipPoint], None] | None = None,
         progress: OnProgress | None = None,
     ) -> SearchResult:
@@ -139,18 +139,17 @@ class Session(Measuring):
             recipe: where to start; None is the best calibrator's.
             max_drop: relative, 0.01 is 1 %.
             method: ``greedy`` or ``bisect``.
-            sensitivity: a ranking made before; None measures it if it is needed.
+            sensitivity: a ranking, or what makes one if it is needed; None measures it then.
             on_point: called with each measured point.
             progress: told how far it is.
         """
         with self._lock:
             self._check_target()
             recipe = recipe or self.recipe()
-            ranking = sensitivity or self.sensitivity(recipe, progress=progress)
             result = search(
                 recipe,
                 self.graph,
-                ranking,
+                sensitivity or (lambda: self.sensitivity(recipe, progress=progress)),
                 lambda r: self.evaluate(r, progress=None),
                 max_drop=max_drop,
                 method=method,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -117,6 +117,25 @@ def test_nothing_is_skipped_if_all_int8_is_within_the_target(graph: Graph) -> No
     result = found(graph, max_drop=0.1)
     assert result.best.skipped == ()
     assert len(result.curve) == 1
+
+
+@pytest.mark.parametrize("method", ["greedy", "bisect"])
+def test_ops_are_ranked_only_where_something_must_be_left_in_float(
+    graph: Graph, method: Method
+) -> None:
+    asked: list[int] = []
+
+    def rank() -> Sensitivity:
+        asked.append(1)
+        return ranking(**DROPS)
+
+    measure = additive(graph, **DROPS)
+    met = search(Recipe(), graph, rank, measure, max_drop=0.1, method=method)
+    assert (asked, met.reached, met.ranking, met.quantizable) == ([], True, (), 4)
+    assert met.summary == "0 of 4 ops in float (0.0% of MACs): drop 8.50%, target 10.00%"
+    missed = search(Recipe(), graph, rank, measure, method=method)
+    assert asked == [1]
+    assert asdict(missed) == asdict(found(graph, method))
 
 
 def test_a_skip_that_turns_out_not_to_be_needed_is_given_back(graph: Graph) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from qviz.estimate import Anchor, Effects, drop_interval, effects, estimate
@@ -17,7 +18,7 @@ from qviz.evaluate import Evaluation
 from qviz.graph import Graph
 from qviz.progress import OnProgress, Reporter
 from qviz.recipe import Recipe
-from qviz.sensitivity import Sensitivity
+from qviz.sensitivity import Sensitivity, targets_of
 
 Method = Literal["greedy", "bisect"]
 Measure = Callable[[Recipe], Evaluation]
@@ -66,6 +67,7 @@ class SearchResult:
         quantizable: number of ops that the recipe could make int8.
         flat: sensitivity is spread evenly: no small set explains the loss.
         method: how it searched.
+        ranking: ops, worst first; empty if none was needed, since the recipe meets the target.
     """
 
     recipe: Recipe
@@ -96,7 +98,7 @@ class SearchResult:
 def search(
     recipe: Recipe,
     graph: Graph,
-    sensitivity: Sensitivity,
+    sensitivity: Sensitivity | Callable[[], Sensitivity],
     measure: Measure,
     *,
     max_drop: float = 0.01,
@@ -109,7 +111,8 @@ def search(
     Args:
         recipe: the recipe to improve; its own skips stay.
         graph: the model.
-        sensitivity: an only-this ranking of it.
+        sensitivity: an only-this ranking of it, or what measures one; that is called only if the
+            recipe does not meet the target as it is.
         measure: measures a recipe on the evaluation data.
         max_drop: largest relative drop allowed, 0.01 is 1 %.
         method: ``greedy`` or ``bisect``.
@@ -118,16 +121,19 @@ def search(
     """
     walk = _Walk(recipe, graph, sensitivity, measure, max_drop, on_point, progress)
     best = walk.greedy() if method == "greedy" else walk.bisect()
+    ranked = walk.ranked
+    sites = targets_of(recipe, graph, operands="both", granularity="op")
+    count = len(sites if ranked is None else ranked.rows)
     return SearchResult(
         recipe=recipe.skip(*best.skipped),
-        reached=best.drop <= max_drop and len(best.skipped) < len(walk.ranking),
+        reached=best.drop <= max_drop and len(best.skipped) < count,
         max_drop=max_drop,
         best=best,
         curve=tuple(walk.curve),
-        quantizable=len(walk.ranking),
-        flat=sensitivity.flat,
+        quantizable=count,
+        flat=ranked is not None and ranked.flat,
         method=method,
-        ranking=tuple(walk.ranking),
+        ranking=() if ranked is None else tuple(row.name for row in ranked.rows),
     )
 
 
@@ -174,38 +180,60 @@ class _Walk:
         self,
         recipe: Recipe,
         graph: Graph,
-        sensitivity: Sensitivity,
+        sensitivity: Sensitivity | Callable[[], Sensitivity],
         measure: Measure,
         max_drop: float,
         on_point: Callable[[SkipPoint], None] | None,
         progress: OnProgress | None,
     ) -> None:
         self.recipe, self.graph, self.measure, self.max_drop = recipe, graph, measure, max_drop
-        self.ranking = [row.name for row in sensitivity.rows]
-        self.effects = effects([sensitivity])
-        self.anchor: Anchor | None = None
         self.curve: list[SkipPoint] = []
-        self.report = Reporter("search", len(self.ranking) + 1, progress)
+        self.ranked = sensitivity if isinstance(sensitivity, Sensitivity) else None
+        self._rank = sensitivity
+        self._all_int8: Evaluation | None = None
+        self.report = Reporter("search", 1 + self._sites, progress)
         self.on_point = on_point
+
+    @property
+    def _sites(self) -> int:
+        return 0 if self.ranked is None else len(self.ranked.rows)
+
+    @cached_property
+    def ranking(self) -> list[str]:
+        """Ops, worst first; measured now if they were not before."""
+        if self.ranked is None:
+            assert not isinstance(self._rank, Sensitivity)
+            self.ranked = self._rank()
+            self.report.total += self._sites
+            if self._all_int8 is not None:
+                self.curve[0] = self._point(self._all_int8, (), self.curve[0].step)
+        return [row.name for row in self.ranked.rows]
 
     def point(self, skipped: tuple[str, ...], step: str) -> SkipPoint:
         """Measure one set, once."""
         for known in self.curve:
             if set(known.skipped) == set(skipped):
                 return known
-        recipe = self.recipe.skip(*skipped)
-        result = self.measure(recipe)
-        self.anchor = self.anchor or Anchor.of(result)  # the first one measured skips nothing
-        point = point_of(recipe, self.graph, result, skipped, step, self.effects, self.anchor)
+        result = self.measure(self.recipe.skip(*skipped))
+        self._all_int8 = self._all_int8 or result  # the first one measured skips nothing
+        point = self._point(result, skipped, step)
         self.curve.append(point)
         if self.on_point is not None:
             self.on_point(point)
         self.report.step(f"{len(skipped)} skipped: drop {point.drop:.2%}")
         return point
 
+    def _point(self, result: Evaluation, skipped: tuple[str, ...], step: str) -> SkipPoint:
+        assert self._all_int8 is not None
+        known = effects([] if self.ranked is None else [self.ranked])
+        anchor, recipe = Anchor.of(self._all_int8), self.recipe.skip(*skipped)
+        return point_of(recipe, self.graph, result, skipped, step, known, anchor)
+
     def greedy(self) -> SkipPoint:
         """Skip the worst until within the target, then give back what is not needed."""
         point = self.point((), "add")
+        if point.drop <= self.max_drop:
+            return point
         for count in range(1, len(self.ranking)):  # with every op in float nothing is won
             if point.drop <= self.max_drop:
                 break
@@ -222,9 +250,9 @@ class _Walk:
 
     def bisect(self) -> SkipPoint:
         """Search the shortest prefix of the ranking that is within the target."""
-        self.report.total = len(self.ranking).bit_length() + 2
         if (all_int8 := self.point((), "bisect")).drop <= self.max_drop:
             return all_int8
+        self.report.total = len(self.ranking).bit_length() + 2
         low, high = 0, max(1, len(self.ranking) - 1)  # with every op in float nothing is won
         found = self.point(tuple(self.ranking[:high]), "bisect")
         if found.drop > self.max_drop:
