@@ -348,6 +348,26 @@ def test_a_window_has_the_outputs_of_the_whole(
     assert output[0, 0].numel() <= 256
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_rows_and_columns_of_a_product_have_the_outputs_of_the_whole(merged: bool) -> None:
+    """Both for heads on an axis of their own and for heads on the batch axis, as ``bmm`` has."""
+    left = torch.randn(3, 2, 300, 5, generator=generator(1))
+    right = torch.randn(3, 2, 5, 400, generator=generator(2))
+    lead, multiple = ((), 2) if merged else ((2,), 1)
+
+    def info(value: Tensor) -> TensorInfo:
+        shape = (*lead, *value.shape[-2:])
+        return TensorInfo("y", "y", shape, "float32", 0, multiple, None, "y", (), nonnegative=False)
+
+    whole = left @ right
+    args = [v.flatten(0, 1) if merged else v for v in (left, right)]
+    cut = cut_of("matmul", args, None, [info(left), info(right)], info(whole))
+    parts, output = cut.take([left, right], whole, generator(3), None)
+    assert output.shape == (3, 2, 256, 256)
+    made = torch.matmul(*(cut.native(i, part) for i, part in enumerate(parts)))
+    torch.testing.assert_close(cut.common(made), output)
+
+
 class Meeting(nn.Module):
     """Two convs whose sum one reads: equalization scales all three."""
 
@@ -403,8 +423,8 @@ def test_rows_that_reach_no_output_are_known_by_their_gradient() -> None:
     batches = list(given.calibration.batches(7))
     found = live_rows(given.original.differentiable, units_of(given).found, batches, 0)
     assert list(found) == ["first", "second"]
-    for rows in found.values():
-        assert torch.equal(torch.cat(rows), padded().abs().sum(-1) > 0)
+    for parts in found.values():
+        assert torch.equal(torch.cat([p.rows for p in parts]), padded().abs().sum(-1) > 0)
 
 
 def test_a_fit_is_on_rows_that_reach_the_output() -> None:
@@ -418,6 +438,42 @@ def test_a_fit_is_on_rows_that_reach_the_output() -> None:
     cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, live=live)
     (read,) = cache.inputs.values()
     assert bool((read != 0).any(-1).all())
+
+
+class Attention(nn.Module):
+    """One head; what is masked is no key, and its row does not count in the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x.abs().sum(-1, keepdim=True) > 0).to(x.dtype)
+        far = (mask - 1).mT * 1e9
+        scores = torch.matmul(self.q(x), self.k(x).mT) + far
+        y: Tensor = (torch.matmul(scores.softmax(-1), self.v(x)) * mask).sum(1)
+        return y
+
+
+def test_the_products_of_an_attention_are_fitted_on_rows_and_columns_that_count() -> None:
+    torch.manual_seed(1)
+    given = of_module(Attention(), padded())
+    batches = list(given.calibration.batches(7))
+    units = [u for u in units_of(given).found if u.op.startswith("matmul")]
+    found = live_rows(given.original.differentiable, units_of(given).found, batches, 0)
+    there = padded().abs().sum(-1) > 0
+    both = there & (there.sum(1, keepdim=True) > 1)  # one key alone gets everything
+    for unit, rows, columns in zip(units, (both, there), (both, there[:, :1]), strict=True):
+        live = found[unit.op]
+        assert torch.equal(torch.cat([p.rows for p in live]), rows)
+        assert torch.equal(
+            torch.cat([p.columns for p in live if p.columns is not None]),
+            columns.expand(-1, 8) if unit is units[1] else columns,
+        )
+        walk = Walk(given.original.program, {}, batches)
+        cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, live=live)
+        made = cache.call(cache.inputs, None, None)
+        torch.testing.assert_close(made, cache.target)
 
 
 def test_rows_are_drawn_among_the_live_ones_and_again_where_there_are_fewer() -> None:

@@ -14,7 +14,7 @@ from qviz.execute import Program, Step, fill
 from qviz.graph import Graph, Op, TensorInfo
 from qviz.rewrite import get_attr
 from qviz.simulate import Simulator
-from qviz.tune.reconstruction_cut import Cut, cut_of, samples_first
+from qviz.tune.reconstruction_cut import Cut, Live, cut_of, samples_first
 from qviz.tune.reconstruction_units import Unit
 from qviz.tune.reconstruction_walk import Walk, edited
 from qviz.weights import weight_of
@@ -55,7 +55,7 @@ def record(
     *,
     held_out: int,
     seed: int,
-    live: Sequence[Tensor] | None = None,
+    live: Sequence[Live] | None = None,
 ) -> Cache:
     """What a unit reads in ``own`` and should make as in ``reference``; both advance to it.
 
@@ -66,7 +66,7 @@ def record(
         own: the subject: its float values, or its quantized prefix.
         held_out: how many of the first batches are held out.
         seed: of the parts of each sample that are kept.
-        live: of each batch, the rows that reach the model's output (``live_rows``); None is all.
+        live: of each batch, what reaches the model's output (``live_rows``); None is all.
     """
     program, graph, first = own.program, simulator.graph, unit.steps[0]
     reference.reach(first)
@@ -88,7 +88,7 @@ def record(
         if number == 0:
             share = _share(cut, whole, target, own.samples)
         rows = slice(math.ceil(share * len(target)))
-        some = None if live is None else live[number][rows]
+        some = None if live is None else live[number].of(rows)
         parts, output = cut.take([x[rows] for x in whole], target[rows], generator, some)
         inputs.append(parts)
         outputs.append(output)

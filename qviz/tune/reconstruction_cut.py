@@ -26,22 +26,43 @@ MIXED = 32 * POSITIONS
 ELEMENTS = 4096
 
 
+@dataclass(frozen=True, eq=False)
+class Live:
+    """Which parts of an op's output reach the output of the model at all, by sample.
+
+    Attributes:
+        rows: bool ``[B, rows]``, everything before the last axis in one.
+        columns: bool ``[B, columns]`` of a product of two activations, whose ``rows`` then are the
+            last axis but one; None for other ops.
+    """
+
+    rows: Tensor
+    columns: Tensor | None = None
+
+    def of(self, samples: slice) -> Live:
+        """The same of some samples."""
+        return Live(self.rows[samples], None if self.columns is None else self.columns[samples])
+
+
+Take = Callable[
+    [Sequence[Tensor], Tensor, torch.Generator, Live | None], tuple[list[Tensor], Tensor]
+]
+
+
 @dataclass(frozen=True)
 class Cut:
     """How values are cut, and how the op is called on the parts.
 
     Attributes:
-        take: from whole values, samples first, to parts: (inputs, output, generator, live rows,
-            ``[B, rows]`` or None if all are) -> (inputs, output), each ``[E, ...]`` with ``E`` a
-            multiple of the number of samples.
+        take: from whole values, samples first, to parts: (inputs, output, generator, what is
+            live, None if all is) -> (inputs, output), each ``[E, ...]`` with ``E`` a multiple of
+            the number of samples.
         arguments: the op's arguments for parts, from those for whole values.
         native: a part of an input as the op reads it, by the input's index.
         common: the op's output for parts, entries first.
     """
 
-    take: Callable[
-        [Sequence[Tensor], Tensor, torch.Generator, Tensor | None], tuple[list[Tensor], Tensor]
-    ]
+    take: Take
     arguments: Callable[[list[Any]], list[Any]]
     native: Callable[[int, Tensor], Tensor]
     common: Callable[[Tensor], Tensor]
@@ -93,10 +114,17 @@ def cut_of(
     if kind == "add" and len(reads) == 2:
         return Cut(_elements, list, _same, _entries)
     return Cut(
-        _whole,
+        _product if kind == "matmul" and len(args) == 2 and is_product(*reads, made) else _whole,
         list,
         lambda index, part: _as_read(part, reads[index]),
         lambda value: samples_first(value, made),
+    )
+
+
+def is_product(*infos: TensorInfo) -> bool:
+    """Whether these are two factors and their product, matrices of their own for every sample."""
+    return len(infos) == 3 and all(
+        info.batch_dim is not None and info.batch_dim < len(info.shape) - 1 for info in infos
     )
 
 
@@ -109,18 +137,19 @@ def _entries(value: Tensor) -> Tensor:
 
 
 def _whole(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Tensor | None
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
 ) -> tuple[list[Tensor], Tensor]:
     return list(inputs), output
 
 
 def _rows(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Tensor | None
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
 ) -> tuple[list[Tensor], Tensor]:
     """Random rows of what a linear reads and makes: ``[B k, in]`` and ``[B k, out]``."""
     values = [v.reshape(v.shape[0], -1, v.shape[-1]) for v in (*inputs, output)]
     samples, rows = values[-1].shape[:2]
-    chosen = _chosen(samples, rows, POSITIONS if samples > 1 else MIXED, generator, live)
+    most, alive = POSITIONS if samples > 1 else MIXED, None if live is None else live.rows
+    chosen = _chosen(samples, rows, most, generator, alive)
     parts = [
         v.gather(1, chosen[..., None].expand(-1, -1, v.shape[-1])).flatten(0, 1) for v in values
     ]
@@ -128,16 +157,38 @@ def _rows(
 
 
 def _elements(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Tensor | None
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
 ) -> tuple[list[Tensor], Tensor]:
     """The same random elements of what an add reads and makes: ``[B, k]``."""
     values = [v.flatten(1) for v in (*inputs, output)]
     samples, count = values[-1].shape
-    if live is not None:
-        live = live.repeat_interleave(count // live.shape[1], 1)
-    chosen = _chosen(samples, count, ELEMENTS, generator, live)
+    alive = None if live is None else live.rows.repeat_interleave(count // live.rows.shape[1], 1)
+    chosen = _chosen(samples, count, ELEMENTS, generator, alive)
     parts = [v.gather(1, chosen) for v in values]
     return parts[:-1], parts[-1]
+
+
+def _product(
+    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
+) -> tuple[list[Tensor], Tensor]:
+    """Random rows of the first factor and columns of the second, and what they make."""
+    left, right = inputs
+    samples, rows, columns = len(output), *output.shape[-2:]
+    of_rows = _chosen(samples, rows, POSITIONS, generator, None if live is None else live.rows)
+    of_columns = _chosen(
+        samples, columns, POSITIONS, generator, None if live is None else live.columns
+    )
+    made = _picked(_picked(output, of_rows, -2), of_columns, -1)
+    return [_picked(left, of_rows, -2), _picked(right, of_columns, -1)], made
+
+
+def _picked(value: Tensor, chosen: Tensor, axis: int) -> Tensor:
+    """Some of each sample's entries along an axis, ``[B, k]``, the same for all other axes."""
+    sizes = [-1, *value.shape[1:]]
+    sizes[axis] = chosen.shape[1]
+    shape = [1] * value.dim()
+    shape[0], shape[axis] = chosen.shape
+    return value.gather(axis, chosen.reshape(shape).expand(sizes))
 
 
 def _chosen(
@@ -181,7 +232,7 @@ def _window(args: Sequence[Any], weight: Tensor, made: TensorInfo) -> Cut | None
     around = [p for side in reversed(padding) for p in (side, side)]
 
     def take(
-        inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Tensor | None
+        inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
     ) -> tuple[list[Tensor], Tensor]:
         (x,) = inputs
         x, y = (v.flatten(0, -axes - 2) for v in (x, output))

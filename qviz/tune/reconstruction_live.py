@@ -1,4 +1,4 @@
-"""Which rows of an op's output reach the output of the model at all.
+"""Which rows and columns of an op's output reach the output of the model at all.
 
 A sequence padded to a fixed length is mostly padding, and what the mask keeps out of the attention
 changes no answer. A fit that weighs such rows like the others learns them: MiniLM on sentences with
@@ -15,15 +15,13 @@ from torch import Tensor
 
 from qviz.collate import Batch
 from qviz.execute import Program, fill
-from qviz.graph import TensorInfo
-from qviz.tune.reconstruction_cut import samples_first
+from qviz.graph import Graph
+from qviz.tune.reconstruction_cut import Live, is_product, samples_first
 from qviz.tune.reconstruction_units import Unit
 from qviz.tune.samples import rows_of
 
 #: Samples of a backward pass at a time.
 CHUNK = 8
-#: Ops whose output is rows of channels.
-ROWS = ("linear", "add")
 
 
 def live_rows(
@@ -32,56 +30,61 @@ def live_rows(
     batches: Sequence[Batch],
     seed: int,
     look: Callable[[], None] = lambda: None,
-) -> dict[str, list[Tensor]]:
-    """Rows with any gradient of the model's output, by op.
+) -> dict[str, list[Live]]:
+    """Rows and columns with any gradient of the model's output, by op.
 
     Args:
         program: of the float model, differentiable.
-        units: only those are looked at whose output has several rows per sample.
+        units: only linears and adds are looked at, whose output has several rows per sample, and
+            products of two activations.
         batches: the samples.
         seed: of the direction in which the output is differentiated.
         look: called before each backward pass; what it raises stops them.
 
     Returns:
-        Op -> of each batch, bool ``[B, rows]``; empty for a model without such ops.
+        Op -> what is live in each batch; empty for a model without such linears.
     """
     graph = program.graph
-    wanted = {
-        unit.steps[-1]: (unit.op, graph.tensors[unit.op])
-        for unit in units
-        if graph.ops[unit.op].type in ROWS and _has_rows(graph.tensors[unit.op])
-    }
-    if not any(graph.ops[op].type == "linear" for op, _ in wanted.values()):
+    wanted = {u.steps[-1]: u.op for u in units if _is_looked_at(graph, u.op)}
+    if not any(graph.ops[op].type == "linear" for op in wanted.values()):
         return {}
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, list[Tensor]] = {op: [] for op, _ in wanted.values()}
+    found: dict[str, list[Live]] = {op: [] for op in wanted.values()}
     for batch in batches:
-        parts: dict[str, list[Tensor]] = {op: [] for op in found}
+        parts: dict[str, list[Live]] = {op: [] for op in found}
         for rows in torch.arange(batch.size).split(CHUNK):
             look()
             _backward(program, rows_of(batch, rows), wanted, generator, parts)
         for op, made in parts.items():
-            found[op].append(torch.cat(made))
+            found[op].append(_joined(made))
     return found
 
 
-def _has_rows(info: TensorInfo) -> bool:
-    return info.batch_dim is not None and len(info.shape) == 2  # without the batch
+def _is_looked_at(graph: Graph, name: str) -> bool:
+    op, made = graph.ops[name], graph.tensors[name]
+    if op.type == "matmul":
+        return is_product(*(graph.tensors[read] for read in op.reads), made)
+    return op.type in ("linear", "add") and made.batch_dim is not None and len(made.shape) == 2
+
+
+def _joined(parts: Sequence[Live]) -> Live:
+    columns = [p.columns for p in parts if p.columns is not None]
+    return Live(torch.cat([p.rows for p in parts]), torch.cat(columns) if columns else None)
 
 
 def _backward(
     program: Program,
     batch: Batch,
-    wanted: Mapping[int, tuple[str, TensorInfo]],
+    wanted: Mapping[int, str],
     generator: torch.Generator,
-    parts: Mapping[str, list[Tensor]],
+    parts: Mapping[str, list[Live]],
 ) -> None:
     values = program.inputs(batch)
-    live_of: dict[str, Tensor] = {}
+    live_of: dict[str, Live] = {}
 
-    def hook(op: str, info: TensorInfo) -> Callable[[Tensor], None]:
+    def hook(op: str) -> Callable[[Tensor], None]:
         def seen(gradient: Tensor) -> None:
-            live_of[op] = _rows(gradient != 0, info)
+            live_of[op] = _live(gradient != 0, program.graph, op)
 
         return seen
 
@@ -90,11 +93,11 @@ def _backward(
             args, kwargs = fill(step, values)
             made = step.target(*args, **kwargs)
             if index in wanted:
-                op, info = wanted[index]
-                live_of[op] = _rows(torch.zeros_like(made, dtype=torch.bool), info)
+                op = wanted[index]
+                live_of[op] = _live(torch.zeros_like(made, dtype=torch.bool), program.graph, op)
                 if not made.requires_grad:
                     made = made.detach().requires_grad_()
-                made.register_hook(hook(op, info))
+                made.register_hook(hook(op))
             values[step.slot] = made
             for slot in step.frees:
                 if slot != step.slot:
@@ -107,7 +110,10 @@ def _backward(
         parts[op].append(live)
 
 
-def _rows(live: Tensor, info: TensorInfo) -> Tensor:
-    """``[B, rows]`` of an output whose last axis is its channels."""
-    first = samples_first(live, info).any(-1)
-    return first.reshape(len(first), -1)
+def _live(live: Tensor, graph: Graph, op: str) -> Live:
+    """Rows and columns with anything live, of an output whose last axis is its channels."""
+    first = samples_first(live, graph.tensors[op])
+    if graph.ops[op].type != "matmul":
+        return Live(first.any(-1).flatten(1))
+    each = first.flatten(1, -3) if first.dim() > 3 else first[:, None]  # all heads together
+    return Live(each.any(-1).any(1), each.any(-2).any(1))
