@@ -109,7 +109,8 @@ class TensorInfo:
     Attributes:
         name: name of the op that makes it, or of the model input.
         node: name of the fx node whose value it is.
-        shape: without the batch axis if there is one; a size that varies is -1.
+        shape: without the batch axis if there is one, unless a sample has several entries on it:
+            then these are there in its place; a size that varies is -1.
         dtype: ``float32``, ``int64`` ...
         batch_dim: the axis that grows with the number of samples, None if there is none.
         batch_multiple: entries of that axis per sample (1, or e.g. heads x windows).
@@ -129,6 +130,11 @@ class TensorInfo:
     root: str
     consumers: tuple[str, ...]
     nonnegative: bool
+
+    @property
+    def dims(self) -> int:
+        """Axes of the value, the batch axis among them."""
+        return len(self.shape) + (self.batch_dim is not None and self.batch_multiple == 1)
 
 
 @dataclass(frozen=True, eq=False)

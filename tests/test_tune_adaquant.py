@@ -353,10 +353,10 @@ def test_rows_and_columns_of_a_product_have_the_outputs_of_the_whole(merged: boo
     """Both for heads on an axis of their own and for heads on the batch axis, as ``bmm`` has."""
     left = torch.randn(3, 2, 300, 5, generator=generator(1))
     right = torch.randn(3, 2, 5, 400, generator=generator(2))
-    lead, multiple = ((), 2) if merged else ((2,), 1)
+    multiple = 2 if merged else 1
 
     def info(value: Tensor) -> TensorInfo:
-        shape = (*lead, *value.shape[-2:])
+        shape = tuple(value.shape[1:])
         return TensorInfo("y", "y", shape, "float32", 0, multiple, None, "y", (), nonnegative=False)
 
     whole = left @ right
@@ -417,14 +417,29 @@ def padded() -> Tensor:
     return x
 
 
-def test_rows_that_reach_no_output_are_known_by_their_gradient() -> None:
+class Pairs(nn.Module):
+    """A sample is two sequences, which the model below takes for samples of their own."""
+
+    def __init__(self, one: nn.Module) -> None:
+        super().__init__()
+        self.one = one
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.one(x.flatten(0, 1))
+        return y.reshape(-1, 2 * y.shape[-1])
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_rows_that_reach_no_output_are_known_by_their_gradient(pairs: bool) -> None:
     torch.manual_seed(1)
-    given = of_module(Masked(), padded())
+    x = padded()
+    given = of_module(Pairs(Masked()), x.unflatten(0, (-1, 2))) if pairs else of_module(Masked(), x)
+    there = (x.abs().sum(-1) > 0).reshape(given.calibration.count, -1)
     batches = list(given.calibration.batches(7))
     found = live_rows(given.original.differentiable, units_of(given).found, batches, 0)
-    assert list(found) == ["first", "second"]
+    assert [name.rpartition(".")[2] for name in found] == ["first", "second"]
     for parts in found.values():
-        assert torch.equal(torch.cat([p.rows for p in parts]), padded().abs().sum(-1) > 0)
+        assert torch.equal(torch.cat([p.rows for p in parts]), there)
 
 
 def test_a_fit_is_on_rows_that_reach_the_output() -> None:
@@ -455,25 +470,31 @@ class Attention(nn.Module):
         return y
 
 
-def test_the_products_of_an_attention_are_fitted_on_rows_and_columns_that_count() -> None:
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_products_of_an_attention_are_fitted_on_rows_and_columns_that_count(
+    pairs: bool,
+) -> None:
     torch.manual_seed(1)
-    given = of_module(Attention(), padded())
+    x = padded()
+    there = x.abs().sum(-1) > 0
+    weighed = there & (there.sum(1, keepdim=True) > 1)  # one key alone gets everything
+    model: nn.Module = Attention()
+    if pairs:
+        model, x = Pairs(model), x.unflatten(0, (-1, 2))
+    given = of_module(model, x)
     batches = list(given.calibration.batches(7))
-    units = [u for u in units_of(given).found if u.op.startswith("matmul")]
+    units = [u for u in units_of(given).found if given.graph.ops[u.op].type == "matmul"]
     found = live_rows(given.original.differentiable, units_of(given).found, batches, 0)
-    there = padded().abs().sum(-1) > 0
-    both = there & (there.sum(1, keepdim=True) > 1)  # one key alone gets everything
-    for unit, rows, columns in zip(units, (both, there), (both, there[:, :1]), strict=True):
+    for unit, rows, columns in zip(
+        units, (weighed, there), (weighed, there[:, :1].expand(-1, 8)), strict=True
+    ):
         live = found[unit.op]
-        assert torch.equal(torch.cat([p.rows for p in live]), rows)
-        assert torch.equal(
-            torch.cat([p.columns for p in live if p.columns is not None]),
-            columns.expand(-1, 8) if unit is units[1] else columns,
-        )
+        assert torch.equal(torch.cat([p.rows for p in live]).reshape(rows.shape), rows)
+        seen = torch.cat([p.columns for p in live if p.columns is not None])
+        assert torch.equal(seen.reshape(columns.shape), columns)
         walk = Walk(given.original.program, {}, batches)
         cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, live=live)
-        made = cache.call(cache.inputs, None, None)
-        torch.testing.assert_close(made, cache.target)
+        torch.testing.assert_close(cache.call(cache.inputs, None, None), cache.target)
 
 
 def test_rows_are_drawn_among_the_live_ones_and_again_where_there_are_fewer() -> None:

@@ -31,9 +31,9 @@ class Live:
     """Which parts of an op's output reach the output of the model at all, by sample.
 
     Attributes:
-        rows: bool ``[B, rows]``, everything before the last axis in one.
-        columns: bool ``[B, columns]`` of a product of two activations, whose ``rows`` then are the
-            last axis but one; None for other ops.
+        rows: bool ``[B, rows]``, all axes before the last in one; of a product of two activations
+            ``[B, ..., rows]``, for each of its matrices.
+        columns: bool ``[B, ..., columns]`` of such a product; None for other ops.
     """
 
     rows: Tensor
@@ -122,9 +122,13 @@ def cut_of(
 
 
 def is_product(*infos: TensorInfo) -> bool:
-    """Whether these are two factors and their product, matrices of their own for every sample."""
+    """Whether these are two factors and their product, with as many matrices for every sample."""
+    first = infos[-1]
     return len(infos) == 3 and all(
-        info.batch_dim is not None and info.batch_dim < len(info.shape) - 1 for info in infos
+        info.batch_dim is not None
+        and info.batch_dim < info.dims - 2
+        and (info.batch_dim, info.shape[:-2]) == (first.batch_dim, first.shape[:-2])
+        for info in infos
     )
 
 
@@ -173,22 +177,22 @@ def _product(
 ) -> tuple[list[Tensor], Tensor]:
     """Random rows of the first factor and columns of the second, and what they make."""
     left, right = inputs
-    samples, rows, columns = len(output), *output.shape[-2:]
-    of_rows = _chosen(samples, rows, POSITIONS, generator, None if live is None else live.rows)
-    of_columns = _chosen(
-        samples, columns, POSITIONS, generator, None if live is None else live.columns
+    *lead, rows, columns = output.shape
+    live = live or Live(output.new_ones((*lead, rows)) > 0, output.new_ones((*lead, columns)) > 0)
+    assert live.columns is not None
+    of_rows, of_columns = (
+        _chosen(
+            each.numel() // count, count, POSITIONS, generator, each.reshape(-1, count)
+        ).reshape(*lead, -1)
+        for each, count in ((live.rows, rows), (live.columns, columns))
     )
-    made = _picked(_picked(output, of_rows, -2), of_columns, -1)
-    return [_picked(left, of_rows, -2), _picked(right, of_columns, -1)], made
+    made = _columns(_columns(output.mT, of_rows).mT, of_columns)
+    return [_columns(left.mT, of_rows).mT, _columns(right, of_columns)], made
 
 
-def _picked(value: Tensor, chosen: Tensor, axis: int) -> Tensor:
-    """Some of each sample's entries along an axis, ``[B, k]``, the same for all other axes."""
-    sizes = [-1, *value.shape[1:]]
-    sizes[axis] = chosen.shape[1]
-    shape = [1] * value.dim()
-    shape[0], shape[axis] = chosen.shape
-    return value.gather(axis, chosen.reshape(shape).expand(sizes))
+def _columns(value: Tensor, chosen: Tensor) -> Tensor:
+    """Some columns of each matrix of ``[..., m, n]``; which ones is ``[..., k]``."""
+    return value.gather(-1, chosen[..., None, :].expand(*value.shape[:-1], -1))
 
 
 def _chosen(

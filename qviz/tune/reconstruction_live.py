@@ -64,7 +64,9 @@ def _is_looked_at(graph: Graph, name: str) -> bool:
     op, made = graph.ops[name], graph.tensors[name]
     if op.type == "matmul":
         return is_product(*(graph.tensors[read] for read in op.reads), made)
-    return op.type in ("linear", "add") and made.batch_dim is not None and len(made.shape) == 2
+    if op.type not in ("linear", "add") or made.batch_dim is None:
+        return False
+    return made.batch_dim < made.dims - 1 and made.dims + (made.batch_multiple > 1) > 2
 
 
 def _joined(parts: Sequence[Live]) -> Live:
@@ -115,5 +117,4 @@ def _live(live: Tensor, graph: Graph, op: str) -> Live:
     first = samples_first(live, graph.tensors[op])
     if graph.ops[op].type != "matmul":
         return Live(first.any(-1).flatten(1))
-    each = first.flatten(1, -3) if first.dim() > 3 else first[:, None]  # all heads together
-    return Live(each.any(-1).any(1), each.any(-2).any(1))
+    return Live(first.any(-1), first.any(-2))
