@@ -21,12 +21,9 @@ from qviz.graph import TensorInfo
 from qviz.recipe import Recipe, TensorRange
 from qviz.rewrite import aten
 from qviz.tune import adaquant, equalization, reconstruction_cache
-from qviz.tune.reconstruction_cache import record
 from qviz.tune.reconstruction_cut import _chosen, cut_of
-from qviz.tune.reconstruction_live import live_rows
 from qviz.tune.reconstruction_ranges import LearnedRange
 from qviz.tune.reconstruction_units import units_of
-from qviz.tune.reconstruction_walk import Walk
 from qviz.tune.step import Change, Step, Subject
 from qviz.weights import TunedWeights
 
@@ -396,107 +393,6 @@ def test_an_add_of_scaled_channels_is_left_alone() -> None:
     assert "left alone, its channels were scaled: add" in step.notes
 
 
-class Masked(nn.Module):
-    """Two linears on each of six rows; only the rows that are not all zero count in the answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        mask = (x.abs().sum(-1, keepdim=True) > 0).to(x.dtype)
-        y: Tensor = (self.second(self.first(x).relu()) * mask).sum(1)
-        return y
-
-
-def padded() -> Tensor:
-    """Rows 0 and 1 are there, of every other sample only row 0."""
-    x = torch.randn(SAMPLES, 6, 8, generator=generator(5))
-    x[:, 2:] = 0
-    x[::2, 1] = 0
-    return x
-
-
-class Pairs(nn.Module):
-    """A sample is two sequences, which the model below takes for samples of their own."""
-
-    def __init__(self, one: nn.Module) -> None:
-        super().__init__()
-        self.one = one
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.one(x.flatten(0, 1))
-        return y.reshape(-1, 2 * y.shape[-1])
-
-
-@pytest.mark.parametrize("pairs", [False, True])
-def test_rows_that_reach_no_output_are_known_by_their_gradient(pairs: bool) -> None:
-    torch.manual_seed(1)
-    x = padded()
-    given = of_module(Pairs(Masked()), x.unflatten(0, (-1, 2))) if pairs else of_module(Masked(), x)
-    there = (x.abs().sum(-1) > 0).reshape(given.calibration.count, -1)
-    batches = list(given.calibration.batches(7))
-    found = live_rows(given.original.differentiable, units_of(given).found, batches, 0)
-    assert [name.rpartition(".")[2] for name in found] == ["first", "second"]
-    for parts in found.values():
-        assert torch.equal(torch.cat([p.rows for p in parts]), there)
-
-
-def test_a_fit_is_on_rows_that_reach_the_output() -> None:
-    """The others are all alike: a fit of them would be perfect, and would be of nothing."""
-    torch.manual_seed(1)
-    given = of_module(Masked(), padded())
-    unit = units_of(given).found[0]
-    batches = list(given.calibration.batches(7))
-    walk = Walk(given.original.program, {}, batches)
-    live = live_rows(given.original.differentiable, [unit], batches, 0)["first"]
-    cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, live=live)
-    (read,) = cache.inputs.values()
-    assert bool((read != 0).any(-1).all())
-
-
-class Attention(nn.Module):
-    """One head; what is masked is no key, and its row does not count in the answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        mask = (x.abs().sum(-1, keepdim=True) > 0).to(x.dtype)
-        far = (mask - 1).mT * 1e9
-        scores = torch.matmul(self.q(x), self.k(x).mT) + far
-        y: Tensor = (torch.matmul(scores.softmax(-1), self.v(x)) * mask).sum(1)
-        return y
-
-
-@pytest.mark.parametrize("pairs", [False, True])
-def test_the_products_of_an_attention_are_fitted_on_rows_and_columns_that_count(
-    pairs: bool,
-) -> None:
-    torch.manual_seed(1)
-    x = padded()
-    there = x.abs().sum(-1) > 0
-    weighed = there & (there.sum(1, keepdim=True) > 1)  # one key alone gets everything
-    model: nn.Module = Attention()
-    if pairs:
-        model, x = Pairs(model), x.unflatten(0, (-1, 2))
-    given = of_module(model, x)
-    batches = list(given.calibration.batches(7))
-    units = [u for u in units_of(given).found if given.graph.ops[u.op].type == "matmul"]
-    found = live_rows(given.original.differentiable, units_of(given).found, batches, 0)
-    for unit, rows, columns in zip(
-        units, (weighed, there), (weighed, there[:, :1].expand(-1, 8)), strict=True
-    ):
-        live = found[unit.op]
-        assert torch.equal(torch.cat([p.rows for p in live]).reshape(rows.shape), rows)
-        seen = torch.cat([p.columns for p in live if p.columns is not None])
-        assert torch.equal(seen.reshape(columns.shape), columns)
-        walk = Walk(given.original.program, {}, batches)
-        cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, live=live)
-        torch.testing.assert_close(cache.call(cache.inputs, None, None), cache.target)
-
-
 def test_rows_are_drawn_among_the_live_ones_and_again_where_there_are_fewer() -> None:
     live = torch.tensor([[True, False, True, True], [False, True, False, False], [False] * 4])
     found = _chosen(3, 4, 256, generator(3), live)
@@ -506,8 +402,3 @@ def test_rows_are_drawn_among_the_live_ones_and_again_where_there_are_fewer() ->
     assert set(found[2].tolist()) == {0, 1, 2, 3}
     everything = torch.ones(3, 4, dtype=torch.bool)
     assert torch.equal(_chosen(3, 4, 2, generator(3), everything), _chosen(3, 4, 2, generator(3)))
-
-
-def test_a_model_without_rows_is_not_differentiated() -> None:
-    given = subject("residual", LOW)
-    assert live_rows(given.original.differentiable, units_of(given).found, [], 0) == {}

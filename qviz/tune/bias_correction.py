@@ -46,9 +46,9 @@ def apply(subject: Subject, *, samples: int = 512) -> Step:
             "no int8 op has a stored weight and a bias of its own",
             "Leave ops=None, or make a conv or linear int8",
         )
-    pair = Pair(subject, samples)
-    tuned, changes = NOTHING, []
     report = Reporter("bias correction", len(wanted), subject.progress)
+    pair = Pair(subject, samples, report)
+    tuned, changes = NOTHING, []
     for op in wanted:
         reference, own = pair.through(op)
         error = own.mean - reference.mean

@@ -16,7 +16,9 @@ from torch import Tensor
 from qviz.collate import Batch
 from qviz.execute import Edits, Program, apply_edits, fill
 from qviz.graph import Graph, TensorInfo
+from qviz.progress import Reporter
 from qviz.recipe import resolve
+from qviz.tune.live_rows import Live, live_rows, rows_that_count
 from qviz.tune.samples import drawn
 from qviz.tune.step import Subject
 from qviz.weights import can_have_bias, weight_of
@@ -78,25 +80,28 @@ class Lockstep:
 class Pair:
     """The float model and the subject under its recipe, on the same batches.
 
+    Statistics are of the rows that reach the model's output: padding has no part in them.
+
     Attributes:
         samples: calibration samples used.
         note: why they are fewer than asked for, "" if they are not.
     """
 
-    def __init__(self, subject: Subject, wanted: int) -> None:
+    def __init__(self, subject: Subject, wanted: int, report: Reporter) -> None:
         program, original = subject.simulator.program, subject.original.program
         batches, self.note = batches_that_fit(subject, wanted, models=2)
         self.samples = sum(b.size for b in batches)
-        self._rescaled = subject.graph.rescaled
+        self._live = live_in(subject, correctable(subject), batches, report)
+        self._graph, self._rescaled = subject.graph, subject.graph.rescaled
         self._float = Lockstep(original, {}, batches)
         self._own = Lockstep(program, subject.simulator.edits(subject.recipe), batches)
 
     def through(self, op: str) -> tuple[Moments, Moments]:
         """Statistics of the op's output in the float model and in the quantized one."""
-        reference = moments(self._float.through(op), self._axis(op))
+        reference = self._moments(op, self._float.through(op))
         if op in self._rescaled:
             reference = reference.scaled(self._rescaled[op])
-        return reference, moments(self._own.through(op), self._axis(op))
+        return reference, self._moments(op, self._own.through(op))
 
     def affine(self, op: str, factor: Tensor, shift: Tensor) -> Moments:
         """Make the quantized op's output ``factor * output + shift``, both ``[C]``.
@@ -112,10 +117,14 @@ class Pair:
             return y * factor.to(y).reshape(shape) + shift.to(y).reshape(shape)
 
         self._own.change(op, changed)
-        return moments(self._own.through(op), axis)
+        return self._moments(op, self._own.through(op))
+
+    def _moments(self, op: str, outputs: Sequence[Tensor]) -> Moments:
+        rows = rows_that_count(outputs, self._graph.tensors[op], self._live.get(op))
+        return moments(rows, self._axis(op))
 
     def _axis(self, op: str) -> int:
-        return output_axis(self._own._program.graph, op)
+        return output_axis(self._graph, op)
 
 
 def batches_that_fit(subject: Subject, wanted: int, models: int = 1) -> tuple[list[Batch], str]:
@@ -127,6 +136,15 @@ def batches_that_fit(subject: Subject, wanted: int, models: int = 1) -> tuple[li
         note = f"{count} of {asked} samples: the values of more would not fit in {BUDGET >> 20} MiB"
     size = min(subject.batch_size, count)
     return list(drawn(subject.calibration, count, seed=subject.seed, size=size)), note
+
+
+def live_in(
+    subject: Subject, ops: Sequence[str], batches: Sequence[Batch], report: Reporter
+) -> dict[str, list[Live]]:
+    """The rows of the ops' own outputs that reach the model's output, in each batch."""
+    program = subject.original.differentiable
+    steps = {op: program.step_of_op[op] for op in ops}
+    return live_rows(program, steps, batches, subject.seed, report)
 
 
 class Moments:

@@ -24,10 +24,10 @@ from qviz.execute import Edit
 from qviz.progress import Reporter
 from qviz.recipe import TensorRange, resolve
 from qviz.simulate import FakeQuantize
+from qviz.tune.live_rows import live_rows
 from qviz.tune.lockstep import BUDGET, peak_bytes
 from qviz.tune.reconstruction_cache import record
 from qviz.tune.reconstruction_fit import Fit, fit
-from qviz.tune.reconstruction_live import live_rows
 from qviz.tune.reconstruction_state import AsItIs, State, Variables
 from qviz.tune.reconstruction_units import Unit, Units
 from qviz.tune.reconstruction_walk import Walk
@@ -134,9 +134,8 @@ class _Work:
         self._own = self._reference if same else Walk(subject.simulator.program, edits, batches)
         self._walked = walks * self._samples * subject.graph.macs
         original = subject.original.differentiable
-        self._live = live_rows(
-            original, units, batches, subject.seed, lambda: report.step("rows that count", 0)
-        )
+        steps = {unit.op: unit.steps[-1] for unit in units}
+        self._live = live_rows(original, steps, batches, subject.seed, report)
         if self._live:
             self._walked += 3 * self._samples * subject.graph.macs
 

@@ -14,7 +14,8 @@ from qviz.execute import Program, Step, fill
 from qviz.graph import Graph, Op, TensorInfo
 from qviz.rewrite import get_attr
 from qviz.simulate import Simulator
-from qviz.tune.reconstruction_cut import Cut, Live, cut_of, samples_first
+from qviz.tune.live_rows import Live, samples_first
+from qviz.tune.reconstruction_cut import Cut, cut_of
 from qviz.tune.reconstruction_units import Unit
 from qviz.tune.reconstruction_walk import Walk, edited
 from qviz.weights import weight_of

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qviz.graph import TensorInfo
+from qviz.tune.live_rows import Live, is_product, samples_first
 
 #: Output positions kept per sample, about.
 POSITIONS = 256
@@ -24,24 +25,6 @@ POSITIONS = 256
 MIXED = 32 * POSITIONS
 #: Elements of an add kept per sample.
 ELEMENTS = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class Live:
-    """Which parts of an op's output reach the output of the model at all, by sample.
-
-    Attributes:
-        rows: bool ``[B, rows]``, all axes before the last in one; of a product of two activations
-            ``[B, ..., rows]``, for each of its matrices.
-        columns: bool ``[B, ..., columns]`` of such a product; None for other ops.
-    """
-
-    rows: Tensor
-    columns: Tensor | None = None
-
-    def of(self, samples: slice) -> Live:
-        """The same of some samples."""
-        return Live(self.rows[samples], None if self.columns is None else self.columns[samples])
 
 
 Take = Callable[
@@ -66,20 +49,6 @@ class Cut:
     arguments: Callable[[list[Any]], list[Any]]
     native: Callable[[int, Tensor], Tensor]
     common: Callable[[Tensor], Tensor]
-
-
-def samples_first(value: Tensor, info: TensorInfo) -> Tensor:
-    """``[B, ...]``, or ``[B, m, ...]`` where every sample has several entries on the batch axis.
-
-    Where samples cannot be told apart (rows of many tokens and samples mixed), the whole batch is
-    one: ``[1, ...]``.
-    """
-    if info.batch_dim is None:
-        return value[None]
-    first = value.movedim(info.batch_dim, 0)
-    if info.batch_multiple == 1:
-        return first
-    return first.reshape(-1, info.batch_multiple, *first.shape[1:])
 
 
 def _as_read(value: Tensor, info: TensorInfo) -> Tensor:
@@ -118,17 +87,6 @@ def cut_of(
         list,
         lambda index, part: _as_read(part, reads[index]),
         lambda value: samples_first(value, made),
-    )
-
-
-def is_product(*infos: TensorInfo) -> bool:
-    """Whether these are two factors and their product, with as many matrices for every sample."""
-    first = infos[-1]
-    return len(infos) == 3 and all(
-        info.batch_dim is not None
-        and info.batch_dim < info.dims - 2
-        and (info.batch_dim, info.shape[:-2]) == (first.batch_dim, first.shape[:-2])
-        for info in infos
     )
 
 

@@ -100,11 +100,11 @@ def apply(
             f"{subject.calibration.name} is one sample, which has no statistics",
             "Give more calibration samples",
         )
-    pair = Pair(subject, samples)
+    report = Reporter("statistics tuning", len(wanted), subject.progress)
+    pair = Pair(subject, samples, report)
     known = _folded(subject) if target == "folded" else {}
     scaled = {op: _own_grid(subject, op) for op in wanted}
     tuned, changes, dead = NOTHING, [], 0
-    report = Reporter("statistics tuning", len(wanted), subject.progress)
     for op in wanted:
         reference, own = pair.through(op)
         goal = known.get(op, reference)

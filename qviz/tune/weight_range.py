@@ -7,7 +7,8 @@ weights leaves less error. What error, is the question:
 * ``weights``: ||W - Q(W)||^2, as in the starting grids of AdaRound (Nagel et al. 2020) and LAPQ
   (Nahshan et al. 2021). It takes every weight for independent, but clipping shrinks the largest
   weights of a channel all alike, and behind a ReLU that adds up in the output;
-* ``outputs``: ||(W - Q(W)) x||^2 over calibration samples, the same with what the op really reads.
+* ``outputs``: ||(W - Q(W)) x||^2 over calibration samples, the same with what the op really reads,
+  of all rows that reach the model's output.
   This is the local loss of AdaRound (eq. 13) and AdaQuant, over the range alone.
 """
 
@@ -26,7 +27,8 @@ from qviz.graph import Operand
 from qviz.progress import Reporter
 from qviz.recipe import resolve
 from qviz.rewrite import get_attr
-from qviz.tune.lockstep import Lockstep, batches_that_fit, output_axis
+from qviz.tune.live_rows import rows_that_count
+from qviz.tune.lockstep import Lockstep, batches_that_fit, live_in, output_axis
 from qviz.tune.step import Change, Option, Step, Subject
 from qviz.weights import TunedWeights
 
@@ -91,20 +93,25 @@ def apply(subject: Subject, *, error: str = "outputs", samples: int = 32) -> Ste
     if not found:
         raise TuneError("weight range search", "no weight is int8", "Make a conv or linear int8")
     program, note, used = subject.simulator.program, "", 0
+    report = Reporter("weight ranges", len(found), subject.progress)
     if error == "outputs":
         batches, note = batches_that_fit(subject, samples)
         used = sum(b.size for b in batches)
         running = Lockstep(program, {}, batches)
+        live = live_in(subject, [o.op for o in found], batches, report)
     decisions = resolve(subject.recipe, subject.graph)
     limits: dict[str, dict[int, Tensor]] = {}
     changes, kept = [], 0
-    report = Reporter("weight ranges", len(found), subject.progress)
     for operand in found:
         value = program.parameter(operand.tensor)
         now, power = _params(subject, operand), float(value.double().square().sum())
         errors: Errors = partial(weight_error, value)
         if error == "outputs":
-            outputs = _Outputs(running, operand, value, output_axis(subject.graph, operand.op))
+            rows = partial(
+                rows_that_count, info=subject.graph.tensors[operand.op], live=live.get(operand.op)
+            )
+            axis = output_axis(subject.graph, operand.op)
+            outputs = _Outputs(running, operand, value, axis, rows)
             errors, power = outputs.error, outputs.power
         bits = decisions[operand.name].bits
         amax, before, after = search(errors, now, bits, weight_params(value, bits, now.axis))
@@ -165,7 +172,15 @@ class _Outputs:
         power: summed squared outputs, without the bias.
     """
 
-    def __init__(self, running: Lockstep, operand: Operand, value: Tensor, axis: int) -> None:
+    def __init__(
+        self,
+        running: Lockstep,
+        operand: Operand,
+        value: Tensor,
+        axis: int,
+        rows: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    ) -> None:
+        self._rows = rows
         self._calls = running.arguments(operand.op)
         self._target = running.target(operand.op)
         self._position, self._value, self._axis = operand.position, value, axis
@@ -180,14 +195,14 @@ class _Outputs:
         lost = [y - b for y, b in zip(made, self._bias, strict=True)]
         return _by_channel(lost, self._axis, params.axis)
 
-    def _made(self, weight: Tensor) -> list[Tensor]:
+    def _made(self, weight: Tensor) -> Sequence[Tensor]:
         outputs = []
         with torch.no_grad():
             for args, kwargs in self._calls:
                 changed: list[Any] = list(args)
                 changed[self._position] = weight
                 outputs.append(self._target(*changed, **kwargs))
-        return outputs
+        return self._rows(outputs)
 
 
 def _by_channel(parts: Sequence[Tensor], axis: int | None, kept: int | None) -> Tensor:

@@ -1,51 +1,71 @@
 """Which rows and columns of an op's output reach the output of the model at all.
 
 A sequence padded to a fixed length is mostly padding, and what the mask keeps out of the attention
-changes no answer. A fit that weighs such rows like the others learns them: MiniLM on sentences with
-85 % padding lost accuracy by AdaQuant at 4-bit weights. The gradient of the output is exactly zero
-there, so one backward pass tells.
+changes no answer. A fit or a mean that weighs such rows like the others is of padding: MiniLM on
+sentences with 85 % of it lost accuracy by AdaQuant at 4-bit weights. The gradient of the output is
+exactly zero there, so one backward pass tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from qviz.collate import Batch
 from qviz.execute import Program, fill
-from qviz.graph import Graph
-from qviz.tune.reconstruction_cut import Live, is_product, samples_first
-from qviz.tune.reconstruction_units import Unit
+from qviz.graph import Graph, TensorInfo
+from qviz.progress import Reporter
 from qviz.tune.samples import rows_of
 
 #: Samples of a backward pass at a time.
 CHUNK = 8
 
 
+@dataclass(frozen=True, eq=False)
+class Live:
+    """Which parts of an op's output reach the output of the model at all, by sample.
+
+    Attributes:
+        rows: bool ``[B, rows]``, all axes before the last in one; of a product of two activations
+            ``[B, ..., rows]``, for each of its matrices.
+        columns: bool ``[B, ..., columns]`` of such a product; None for other ops.
+    """
+
+    rows: Tensor
+    columns: Tensor | None = None
+
+    def of(self, samples: slice) -> Live:
+        """The same of some samples."""
+        return Live(self.rows[samples], None if self.columns is None else self.columns[samples])
+
+
 def live_rows(
     program: Program,
-    units: Sequence[Unit],
+    steps: Mapping[str, int],
     batches: Sequence[Batch],
     seed: int,
-    look: Callable[[], None] = lambda: None,
+    report: Reporter,
 ) -> dict[str, list[Live]]:
     """Rows and columns with any gradient of the model's output, by op.
 
     Args:
         program: of the float model, differentiable.
-        units: only linears and adds are looked at, whose output has several rows per sample, and
-            products of two activations.
+        steps: op -> index of the step whose output is looked at: its own, or that of an activation
+            behind it. Only linears and adds are looked at whose output has several rows per sample,
+            and products of two activations.
         batches: the samples.
         seed: of the direction in which the output is differentiated.
-        look: called before each backward pass; what it raises stops them.
+        report: told of each backward pass; what it raises stops them.
 
     Returns:
-        Op -> what is live in each batch; empty for a model without such linears.
+        Op -> what is live in each batch, without ops of which nothing is; empty for a model without
+        such linears.
     """
     graph = program.graph
-    wanted = {u.steps[-1]: u.op for u in units if _is_looked_at(graph, u.op)}
+    wanted = {step: op for op, step in steps.items() if _is_looked_at(graph, op)}
     if not any(graph.ops[op].type == "linear" for op in wanted.values()):
         return {}
     generator = torch.Generator().manual_seed(seed)
@@ -53,11 +73,25 @@ def live_rows(
     for batch in batches:
         parts: dict[str, list[Live]] = {op: [] for op in found}
         for rows in torch.arange(batch.size).split(CHUNK):
-            look()
+            report.step("rows that count", 0)
             _backward(program, rows_of(batch, rows), wanted, generator, parts)
         for op, made in parts.items():
             found[op].append(_joined(made))
-    return found
+    return {op: made for op, made in found.items() if any(bool(m.rows.any()) for m in made)}
+
+
+def rows_that_count(
+    parts: Sequence[Tensor], info: TensorInfo, live: Sequence[Live] | None
+) -> Sequence[Tensor]:
+    """The live rows of an op's output, ``[n, C]`` of each batch with any; all of it for None."""
+    if live is None:
+        return parts
+    firsts = [samples_first(part, info) for part in parts]
+    found = [
+        first.reshape(*own.rows.shape, first.shape[-1])[own.rows]
+        for first, own in zip(firsts, live, strict=True)
+    ]
+    return [rows for rows in found if len(rows)]
 
 
 def _is_looked_at(graph: Graph, name: str) -> bool:
@@ -118,3 +152,28 @@ def _live(live: Tensor, graph: Graph, op: str) -> Live:
     if graph.ops[op].type != "matmul":
         return Live(first.any(-1).flatten(1))
     return Live(first.any(-1), first.any(-2))
+
+
+def is_product(*infos: TensorInfo) -> bool:
+    """Whether these are two factors and their product, with as many matrices for every sample."""
+    first = infos[-1]
+    return len(infos) == 3 and all(
+        info.batch_dim is not None
+        and info.batch_dim < info.dims - 2
+        and (info.batch_dim, info.shape[:-2]) == (first.batch_dim, first.shape[:-2])
+        for info in infos
+    )
+
+
+def samples_first(value: Tensor, info: TensorInfo) -> Tensor:
+    """``[B, ...]``, or ``[B, m, ...]`` where every sample has several entries on the batch axis.
+
+    Where samples cannot be told apart (rows of many tokens and samples mixed), the whole batch is
+    one: ``[1, ...]``.
+    """
+    if info.batch_dim is None:
+        return value[None]
+    first = value.movedim(info.batch_dim, 0)
+    if info.batch_multiple == 1:
+        return first
+    return first.reshape(-1, info.batch_multiple, *first.shape[1:])
