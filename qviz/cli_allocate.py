@@ -295,20 +295,13 @@ def given(problem: Problem, options: argparse.Namespace) -> Allocation:
 def _times(
     options: argparse.Namespace, layers: Sequence[Layer], widths: Sequence[Width]
 ) -> Times | None:
-    from qviz.int8.timing_file import read_benches
-    from qviz.search.latency import times_of
+    from qviz.search.latency import times_in
     from qviz.search.widths import Width
 
     if not options.times:
         return None
-    found = {}
-    for text, folder in options.times:
-        benches = [bench for bench in read_benches(folder) if not bench.estimated]
-        if not benches:
-            raise TuneError(f"times in {folder}", "there are none", f"Run qviz bench {folder}")
-        found[Width.parse(text)] = benches[-1]
-    batch = next(iter(found.values())).batches[0]
-    return times_of({w: found[w] for w in widths if w in found}, layers, batch)
+    folders = {Width.parse(text): folder for text, folder in options.times}
+    return times_in(folders, layers, widths)
 
 
 def _by_method(options: argparse.Namespace) -> dict[str, dict[str, float | int | str | bool]]:

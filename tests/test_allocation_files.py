@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from allocation_kit import W2, W4, losses
+from allocation_kit import W2, W4, bench, losses
 
-from qviz.bench import Bench, OpTime
 from qviz.errors import FormatError, TuneError
 from qviz.export.calibtip_csv import read_losses, read_widths, texts
 from qviz.search.allocation import allocate
@@ -275,13 +274,6 @@ def test_everything_is_the_same_after_json() -> None:
     assert losses_from(json.loads(json.dumps(losses_to(LOSSES)))) == LOSSES
     assert allocation_from(json.loads(json.dumps(allocation_to(allocation)))) == allocation
     assert frontier_from(json.loads(json.dumps(frontier_to(found)))) == found
-
-
-def bench(batch: int = 1, **micros: float) -> Bench:
-    rows = tuple(
-        OpTime(batch, op, "conv2d", "int8 conv", (), 1, 10.0, us, 1.0) for op, us in micros.items()
-    )
-    return Bench(False, "CPU", "fp32", 1, "p", rows, (), {})
 
 
 def test_times_of_a_width_are_those_of_a_program_at_it() -> None:

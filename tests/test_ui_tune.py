@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from allocation_kit import W4, losses
+from allocation_kit import W4, bench, losses
 from networks import Residual, made
 from streamlit.testing.v1 import AppTest
 
+from qviz.int8.timing_file import write_benches
 from qviz.opening import _OPENING
 from qviz.search.allocation_json import frontier_to
 from qviz.search.allocation_problem import Problem
 from qviz.search.frontier import frontier
+from qviz.search.layers import layers_of
 from qviz.search.widths import BASE, CostKind
 from qviz.tune.result import Tuning
 from qviz.ui import launch, visit
@@ -249,6 +251,12 @@ def test_an_allocation_is_used_where_the_slider_stands(at: AppTest) -> None:
     slider.set_value(slider.min).run()
     tightest = found.frontier.points[0].allocation
     assert f"**{tightest.summary}**" in said(at)
+    loss = at.slider(key="tune_limit_loss")
+    assert loss.value == pytest.approx(tightest.loss)
+    loss.set_value(loss.min).run()  # nothing may be lost: 8 bits everywhere
+    assert at.slider(key="tune_limit").value == at.slider(key="tune_limit").max
+    assert f"**{found.problem.base().summary}**" in said(at)
+    at.slider(key="tune_limit_loss").set_value(tightest.loss).run()
     press(at, "tune_allocated_use")
     assert workspace(at).history.undoes == f"allocation {tightest.summary}"
     press(at, "tune_pipeline_light")
@@ -278,6 +286,32 @@ def test_a_frontier_that_a_command_line_left_is_shown_whatever_it_limits(
     (picture,) = at.get("bidi_component")
     assert f"kl from float against {title}: " in str(picture.proto)
     assert "An earlier frontier of this folder." in said(at)
+
+
+def test_a_limit_on_time_takes_folders_that_were_timed(at: AppTest, tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    tab(at, "Bit widths")
+    at.multiselect(key="tune_bits_offered").set_value([4]).run()
+    at.selectbox(key="tune_bits_kind").set_value("Measured time").run()
+    press(at, "tune_allocate")
+    assert plain("times at W8A8: are not given. Add a line W8A8=FOLDER.") in said(at)
+    at.text_area(key="tune_times").set_value("here").run()
+    press(at, "tune_allocate")
+    assert plain("line 'here': is not a width and a folder. Write W4A8=FOLDER.") in said(at)
+    session = workspace(at).opened.session
+    layers = layers_of(session.graph_of(workspace(at).recipe), workspace(at).recipe)
+    ops = [op for layer in layers for op in layer.ops]
+    for width, micros in (("W8A8", 2.0), ("W4A4", 1.0)):
+        (tmp_path / width).mkdir()
+        write_benches(tmp_path / width, [bench(1, **dict.fromkeys(ops, micros))])
+    at.text_area(key="tune_times").set_value(f"W8A8={tmp_path}/W8A8\nW4A4={tmp_path}/W4A4").run()
+    press(at, "tune_allocate")
+    shown = workspace(at).jobs["allocate"].snapshot()
+    assert shown.state == "done", shown.error
+    assert shown.result.frontier.kind == "latency"
+    slider = at.slider(key="tune_limit")
+    assert slider.label == "Time of the layers at most (ms)"
+    assert slider.max == pytest.approx(3e-3 * len(ops))  # and 1 us each around the kernel
 
 
 def test_training_says_what_it_needs(at: AppTest) -> None:

@@ -12,12 +12,12 @@ from qviz.auto_ends import recipe_for
 from qviz.errors import QvizError
 from qviz.jobs import Job
 from qviz.recipe import Recipe
-from qviz.search.allocation_problem import Problem
+from qviz.search.allocation_problem import Problem, Times
 from qviz.search.mixing import Networks
 from qviz.search.preparing import offered as widths_of
 from qviz.search.widths import CostKind, Frontier, Width
 from qviz.session import Session
-from qviz.ui import jobs_view, tune_frontier
+from qviz.ui import jobs_view, tune_frontier, tune_times
 from qviz.ui import tune_words as words
 from qviz.ui.export_words import plain
 from qviz.ui.tune_state import running
@@ -27,7 +27,12 @@ KIND = "allocate"
 ALL = (8, 7, 6, 5, 4, 3, 2)
 #: Offered beside 8 bits unless asked otherwise: each costs as many sweeps of the calibration data.
 OFFERED = (6, 4)
-KINDS: dict[str, CostKind] = {"Size of the weights": "size", "Bit operations": "bops"}
+KINDS: dict[str, CostKind] = {
+    "Size of the weights": "size",
+    "Size of the file": "bytes",
+    "Bit operations": "bops",
+    "Measured time": "latency",
+}
 #: Bits of activations beside those of weights, as ``preparing.offered`` calls them.
 ACTIVATIONS = {"as the weights": "same", "stay at 8": "8", "both": "both"}
 
@@ -164,22 +169,21 @@ def _form(workspace: Workspace) -> None:
             persist_state="session",
             help="It is drawn either way, as predicted",
         )
+        widths = widths_of(tuple(offered), ACTIVATIONS[activations or "both"])
         st.button(
             "Allocate",
             key="tune_allocate",
             type="primary",
             disabled=not offered or running(workspace) is not None,
             on_click=_start,
-            args=(
-                workspace,
-                KINDS[kind],
-                widths_of(tuple(offered), ACTIVATIONS[activations or "both"]),
-                ends,
-                greedy,
-            ),
+            args=(workspace, KINDS[kind], widths, ends, greedy),
         )
     if not offered:
         st.caption("Offer at least one other width than 8 bits.")
+    elif KINDS[kind] == "latency":
+        tune_times.field(widths)
+        if problem := st.session_state.get(tune_times.PROBLEM):
+            st.error(plain(problem))
 
 
 def _start(
@@ -192,7 +196,13 @@ def _start(
     if running(workspace) is not None:
         return
     session, recipe = workspace.opened.session, workspace.recipe
-    work = allocate(session, recipe, widths, kind, ends_at_8=ends, with_greedy=greedy)
+    st.session_state.pop(tune_times.PROBLEM, None)
+    try:
+        times = tune_times.given(session, recipe, widths) if kind == "latency" else None
+    except QvizError as failure:
+        st.session_state[tune_times.PROBLEM] = str(failure)
+        return
+    work = allocate(session, recipe, widths, kind, ends_at_8=ends, with_greedy=greedy, times=times)
     workspace.submit(KIND, "Bit allocation", work)
 
 
@@ -204,13 +214,14 @@ def allocate(
     *,
     ends_at_8: bool = True,
     with_greedy: bool = False,
+    times: Times | None = None,
 ) -> Callable[[Job], Allocated]:
     """Losses of every layer at every width, then the frontier; publishes ``Allocated``."""
 
     def work(job: Job) -> Allocated:
         prepared = allocating.networks(session, recipe, widths, progress=job.tell)
         losses = allocating.layer_losses(session, prepared, progress=job.tell)
-        problem = Problem.of(losses, keep=None if ends_at_8 else ())
+        problem = Problem.of(losses, keep=None if ends_at_8 else (), times=times)
         found = Allocated(recipe, widths, prepared, problem, Frontier(kind, (), (), losses.loss))
 
         def note(now: Frontier) -> None:

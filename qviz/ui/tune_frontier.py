@@ -16,7 +16,15 @@ from qviz.errors import QvizError
 from qviz.figures_allocation import bits_figure, drop_figure, frontier_figure, predicted_figure
 from qviz.recipe import Recipe
 from qviz.search.allocation import allocate
-from qviz.search.widths import Allocation, CostKind, Frontier, FrontierPoint, Limit, cost_of
+from qviz.search.widths import (
+    Allocation,
+    CostKind,
+    Frontier,
+    FrontierPoint,
+    Limit,
+    LimitKind,
+    cost_of,
+)
 from qviz.session import Session
 from qviz.tables_allocation import frontier_table
 from qviz.ui import tune_pipeline, tune_result
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
 POLL = 1.0
 #: Session-state key of the limit, in the unit of its name.
 SLIDER = "tune_limit"
+#: And of the limit on the loss: the same allocation seen from the other axis.
+LOSS_SLIDER = "tune_limit_loss"
 #: What a limit of each kind is called.
 NAMES: Mapping[CostKind, str] = {
     "size": "Size of the weights at most (% of float32)",
@@ -68,6 +78,7 @@ def frontier(workspace: Workspace, found: Allocated) -> None:
         memory.of, memory.problem, memory.recipes = found.problem, "", {}
         memory.allocation = points[len(points) // 2].allocation if points else None
         st.session_state.pop(SLIDER, None)
+        st.session_state.pop(LOSS_SLIDER, None)
     if found.start != workspace.recipe:
         st.caption(words.OTHER_START)
     picture(
@@ -132,6 +143,7 @@ def _take(workspace: Workspace, found: Allocated, index: object) -> None:
         memory = workspace.memo("tune_chosen", _Chosen)
         memory.allocation, memory.problem = points[at].allocation, ""
         st.session_state[SLIDER] = _shown(found, points[at].allocation)
+        st.session_state[LOSS_SLIDER] = points[at].allocation.loss
 
 
 def _shown(found: Allocated, allocation: Allocation) -> float:
@@ -141,23 +153,33 @@ def _shown(found: Allocated, allocation: Allocation) -> float:
 
 
 def _limit(workspace: Workspace, found: Allocated, memory: _Chosen) -> None:
-    kind = found.frontier.kind
-    least, most = (_shown(found, one) for one in (found.problem.least(kind), found.problem.base()))
+    kind, problem = found.frontier.kind, found.problem
+    smallest, base = problem.least(kind), problem.base()
+    least, most = _shown(found, smallest), _shown(found, base)
     if most - least <= 1e-6 * most:
         st.caption("There is nothing to allocate: every layer keeps 8 bits.")
         return
     if SLIDER not in st.session_state and memory.allocation is not None:
         st.session_state[SLIDER] = _shown(found, memory.allocation)
+        st.session_state[LOSS_SLIDER] = memory.allocation.loss
 
-    def moved() -> None:
+    def moved(by: LimitKind) -> None:
+        if by == "loss":
+            limit = Limit("loss", st.session_state[LOSS_SLIDER] - base.loss)
+        else:
+            limit = Limit(by, st.session_state[SLIDER] / SCALES[kind])
         try:
-            limit = Limit(kind, st.session_state[SLIDER] / SCALES[kind])
-            memory.allocation = allocate(found.problem, limit)
-            memory.problem = ""
+            memory.allocation, memory.problem = allocate(problem, limit, cost=kind), ""
         except QvizError as failure:
             memory.problem = str(failure)
+            return
+        if by == "loss":
+            st.session_state[SLIDER] = _shown(found, memory.allocation)
+        else:
+            st.session_state[LOSS_SLIDER] = memory.allocation.loss
 
-    st.slider(
+    left, right = st.columns(2)
+    left.slider(
         NAMES[kind],
         least,
         most,
@@ -165,7 +187,21 @@ def _limit(workspace: Workspace, found: Allocated, memory: _Chosen) -> None:
         format="%.2f" if SCALES[kind] == 100 else "%.4f",
         key=SLIDER,
         on_change=moved,
+        args=(kind,),
     )
+    drawn = [p.allocation.loss for p in (*found.frontier.points, *found.frontier.greedy)]
+    worst = max(smallest.loss, *drawn)
+    if worst > base.loss:
+        right.slider(
+            f"Or: predicted {found.frontier.loss} from float at most",
+            base.loss,
+            worst,
+            step=(worst - base.loss) / 200,
+            format="%.3g",
+            key=LOSS_SLIDER,
+            on_change=moved,
+            args=("loss",),
+        )
 
 
 def _one(workspace: Workspace, found: Allocated, memory: _Chosen, allocation: Allocation) -> None:
