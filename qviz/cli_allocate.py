@@ -295,7 +295,7 @@ def given(problem: Problem, options: argparse.Namespace) -> Allocation:
 def _times(
     options: argparse.Namespace, layers: Sequence[Layer], widths: Sequence[Width]
 ) -> Times | None:
-    from qviz.search.latency import times_in
+    from qviz.int8.timing_file import times_in
     from qviz.search.widths import Width
 
     if not options.times:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qviz.bench import FORMAT, VERSION, Bench
-from qviz.errors import CheckpointError
+from qviz.errors import CheckpointError, TuneError
 from qviz.int8.folder import unwritable
+from qviz.search.allocation_problem import Times
+from qviz.search.latency import times_of
+from qviz.search.widths import Layer, Width
 from qviz.store_files import replace_file
 
 BENCH = "bench.json"
@@ -53,6 +56,29 @@ def read_benches(folder: Path) -> tuple[Bench, ...]:
         raise CheckpointError(
             str(path), "it is damaged, or of another version", "Delete it and run qviz bench again"
         ) from failure
+
+
+def times_in(
+    folders: Mapping[Width, Path], layers: Sequence[Layer], widths: Sequence[Width]
+) -> Times:
+    """The table from folders that ``qviz bench`` timed, one for each width.
+
+    Args:
+        folders: checkpoints with everything at that width.
+        layers: what gets a width.
+        widths: those offered; folders of others are not looked at any closer.
+
+    Raises:
+        TuneError: a folder has no measured times, or not those of a layer.
+    """
+    found: dict[Width, Bench] = {}
+    for width, folder in folders.items():
+        benches = [bench for bench in read_benches(folder) if not bench.estimated]
+        if not benches:
+            raise TuneError(f"times in {folder}", "there are none", f"Run qviz bench {folder}")
+        found[width] = benches[-1]
+    batch = next(iter(found.values())).batches[0]
+    return times_of({w: found[w] for w in widths if w in found}, layers, batch)
 
 
 def _known(folder: Path) -> tuple[Bench, ...]:

@@ -8,36 +8,11 @@ times differ little; on an engine with 4-bit kernels they do not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from qviz.bench import Bench
 from qviz.errors import TuneError
-from qviz.int8.timing_file import read_benches
 from qviz.search.allocation_problem import Times
 from qviz.search.widths import Layer, Width
-
-
-def times_in(
-    folders: Mapping[Width, Path], layers: Sequence[Layer], widths: Sequence[Width]
-) -> Times:
-    """The table from folders that ``qviz bench`` timed, one for each width.
-
-    Args:
-        folders: checkpoints with everything at that width.
-        layers: what gets a width.
-        widths: those offered; folders of others are not looked at any closer.
-
-    Raises:
-        TuneError: a folder has no measured times, or not those of a layer.
-    """
-    found: dict[Width, Bench] = {}
-    for width, folder in folders.items():
-        benches = [bench for bench in read_benches(folder) if not bench.estimated]
-        if not benches:
-            raise TuneError(f"times in {folder}", "there are none", f"Run qviz bench {folder}")
-        found[width] = benches[-1]
-    batch = next(iter(found.values())).batches[0]
-    return times_of({w: found[w] for w in widths if w in found}, layers, batch)
 
 
 def times_of(benches: Mapping[Width, Bench], layers: Sequence[Layer], batch: int = 1) -> Times:

@@ -7,9 +7,9 @@ from pathlib import Path
 import streamlit as st
 
 from qviz.errors import TuneError
+from qviz.int8.timing_file import times_in
 from qviz.recipe import Recipe
 from qviz.search.allocation_problem import Times
-from qviz.search.latency import times_in
 from qviz.search.layers import layers_of
 from qviz.search.widths import Width
 from qviz.session import Session
