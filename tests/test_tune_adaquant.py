@@ -339,7 +339,7 @@ def test_a_window_has_the_outputs_of_the_whole(
     )
     reads = replace(made, name="x", shape=tuple(x.shape[1:]))
     cut = cut_of("conv2d", [x, weight, None, *rest], weight, [reads], made)
-    (part,), output = cut.take([x], whole, generator(2), None)
+    (part,), (output,) = cut.take([x], [whole], generator(2), None)
     found = aten.conv2d.default(*cut.arguments([cut.native(0, part), weight, None, *rest]))
     assert torch.allclose(found, output, atol=1e-4)
     assert output[0, 0].numel() <= 256
@@ -359,7 +359,7 @@ def test_rows_and_columns_of_a_product_have_the_outputs_of_the_whole(merged: boo
     whole = left @ right
     args = [v.flatten(0, 1) if merged else v for v in (left, right)]
     cut = cut_of("matmul", args, None, [info(left), info(right)], info(whole))
-    parts, output = cut.take([left, right], whole, generator(3), None)
+    parts, (output,) = cut.take([left, right], [whole], generator(3), None)
     assert output.shape == (3, 2, 256, 256)
     made = torch.matmul(*(cut.native(i, part) for i, part in enumerate(parts)))
     torch.testing.assert_close(cut.common(made), output)

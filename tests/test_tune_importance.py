@@ -1,29 +1,33 @@
-"""Rows that reach no output, like padding: how they are known, and that no method weighs them."""
+"""What an error of an op counts: what moves the model's output, and padding nothing at all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor, nn
-from tune_kit import SAMPLES, generator, of_module, subject
+from tune_kit import SAMPLES, generator, of_module, subject, values
 
 from qviz.progress import Reporter
 from qviz.recipe import Recipe
-from qviz.tune import bias_correction, statistics, weight_range
-from qviz.tune.live_rows import Live, live_rows
-from qviz.tune.reconstruction_cache import record
+from qviz.tune import adaquant, bias_correction, statistics, weight_range
+from qviz.tune.importance import Importance, importance_of
+from qviz.tune.reconstruction_cache import Cache, record
+from qviz.tune.reconstruction_fit import Loss
+from qviz.tune.reconstruction_state import AsItIs, Variables
 from qviz.tune.reconstruction_units import units_of
 from qviz.tune.reconstruction_walk import Walk
 from qviz.tune.step import Step, Subject
 
 
-def found_in(given: Subject) -> Mapping[str, list[Live]]:
+def found_in(given: Subject) -> Mapping[str, list[Importance]]:
     program = given.original.differentiable
     steps = {unit.op: unit.steps[-1] for unit in units_of(given).found}
     batches = list(given.calibration.batches(7))
-    return live_rows(program, steps, batches, 0, Reporter("fit", 1, None))
+    return importance_of(program, steps, batches, 0, Reporter("fit", 1, None))
 
 
 class Masked(nn.Module):
@@ -68,7 +72,7 @@ def test_rows_that_reach_no_output_are_known_by_their_gradient(pairs: bool) -> N
     found = found_in(given)
     assert [name.rpartition(".")[2] for name in found] == ["first", "second"]
     for parts in found.values():
-        assert torch.equal(torch.cat([p.rows for p in parts]), there)
+        assert torch.equal(torch.cat([p.rows for p in parts]) > 0, there)
 
 
 def test_a_fit_is_on_rows_that_reach_the_output() -> None:
@@ -78,8 +82,8 @@ def test_a_fit_is_on_rows_that_reach_the_output() -> None:
     unit = units_of(given).found[0]
     batches = list(given.calibration.batches(7))
     walk = Walk(given.original.program, {}, batches)
-    live = found_in(given)["first"]
-    cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, live=live)
+    counts = found_in(given)["first"]
+    cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, importance=counts)
     (read,) = cache.inputs.values()
     assert bool((read != 0).any(-1).all())
 
@@ -117,12 +121,12 @@ def test_the_products_of_an_attention_are_fitted_on_rows_and_columns_that_count(
     for unit, rows, columns in zip(
         units, (weighed, there), (weighed, there[:, :1].expand(-1, 8)), strict=True
     ):
-        live = found[unit.op]
-        assert torch.equal(torch.cat([p.rows for p in live]).reshape(rows.shape), rows)
-        seen = torch.cat([p.columns for p in live if p.columns is not None])
-        assert torch.equal(seen.reshape(columns.shape), columns)
+        counts = found[unit.op]
+        seen = torch.cat([p.rows for p in counts]), torch.cat([p.columns for p in counts])
+        assert torch.equal(seen[0].reshape(rows.shape) > 0, rows)
+        assert torch.equal(seen[1].reshape(columns.shape) > 0, columns)
         walk = Walk(given.original.program, {}, batches)
-        cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, live=live)
+        cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, importance=counts)
         torch.testing.assert_close(cache.call(cache.inputs, None, None), cache.target)
 
 
@@ -150,6 +154,110 @@ def test_padding_changes_nothing_of_what_is_tuned(method: str) -> None:
     assert made[0].limits.keys() == made[1].limits.keys()
     for name, limits in made[0].limits.items():
         torch.testing.assert_close(limits, made[1].limits[name])
+
+
+class Weighed(nn.Module):
+    """One number: the channels of every row by their factors, the rows by theirs."""
+
+    rows, channels = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([1.0, 3.0])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = (self.fc(x) * self.rows[:, None] * self.channels).sum((1, 2))
+        return y[:, None]
+
+
+def test_a_squared_error_counts_as_the_squared_gradient_of_the_output() -> None:
+    """By hand: rows as 1 to 4 to 0, channels as 1 to 9, whatever the direction of the sample."""
+    given = of_module(Weighed(), torch.randn(SAMPLES, 3, 4, generator=generator(1)))
+    for part in found_in(given)["fc"]:
+        first = part.rows[:, :1]
+        torch.testing.assert_close(part.rows, first * torch.tensor([1.0, 4.0, 0.0]))
+        torch.testing.assert_close(part.columns, torch.tensor([0.2, 1.8]))
+        weights = part.weights(torch.empty(len(first), 3, 2))
+        torch.testing.assert_close(weights[:, 1], 4 * first * torch.tensor([0.2, 1.8]))
+
+
+class Keeping:
+    """The variables of an op that has none."""
+
+    def weight(self, *, final: bool) -> None:
+        return None
+
+    def bias(self) -> None:
+        return None
+
+
+def test_the_loss_is_the_weighed_error_over_the_weighed_power() -> None:
+    """2 + 3 * 18 of 8 + 3 * 18 by hand: the first row is off by 1, of the other all is lost."""
+    target, made = torch.tensor([[2.0, 2.0], [3.0, 3.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    weights = torch.tensor([[1.0], [3.0]]).expand(2, 2)
+    rows = torch.arange(2)
+    for scale in (1.0, 1e-6):  # only what weights are beside each other counts
+        cache = Cache({}, target, scale * weights, rows, rows, 1.0, lambda *given: made)
+        loss = Loss(cache, {})(cast(Variables, Keeping()), rows, final=True)
+        assert float(loss) == pytest.approx(56 / 62)
+
+
+class Uneven(nn.Module):
+    """Channels of an output with 1, 2 and 1000 as their root mean squares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(1, 3)
+        with torch.no_grad():
+            self.fc.weight.zero_()
+            self.fc.bias.copy_(torch.tensor([1.0, 2.0, 1000.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        return y
+
+
+def test_the_size_of_an_output_is_that_of_its_median_channel() -> None:
+    given = of_module(Uneven(), torch.randn(SAMPLES, 1, generator=generator(1)))
+    (unit,) = units_of(given).found
+    walk = Walk(given.original.program, {}, list(given.calibration.batches(7)))
+    cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0)
+    assert AsItIs(unit, cache, given.simulator, given.recipe).size == pytest.approx(2.0)
+
+
+class Normed(nn.Module):
+    """A layer norm takes the size of every row away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(16, 16)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.fc(x))
+        return y
+
+
+def separated() -> Tensor:
+    """One of eight rows is nearly the same everywhere, and a thousand times as large as others."""
+    x = torch.randn(64, 8, 16, generator=generator(2))
+    x[:, 0] = 1000 * (1 + 0.1 * x[:, 0])
+    return x
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+def test_enormous_rows_do_not_take_the_fit_for_themselves(mode: str) -> None:
+    """The norm behind makes all rows alike; the squared error is of the enormous ones alone."""
+    torch.manual_seed(3)
+    model = Normed()
+    ranges = of_module(model, separated()).recipe.ranges
+    recipe = Recipe(ranges=ranges, weight_bits=3).skip("fc/input")
+    given = of_module(model, separated(), recipe)
+    step = adaquant.apply(given, mode=mode)
+    wanted = values(given, None, recipe=False)["norm"]
+    before = values(given, None, recipe=True)["norm"]
+    after = values(replace(given, recipe=step.recipe), step.weights, recipe=True)["norm"]
+    assert (after - wanted).square().mean() < 0.9 * (before - wanted).square().mean()
 
 
 def test_a_model_without_rows_is_not_differentiated() -> None:

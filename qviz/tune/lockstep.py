@@ -18,7 +18,7 @@ from qviz.execute import Edits, Program, apply_edits, fill
 from qviz.graph import Graph, TensorInfo
 from qviz.progress import Reporter
 from qviz.recipe import resolve
-from qviz.tune.live_rows import Live, live_rows, rows_that_count
+from qviz.tune.importance import Importance, importance_of, rows_that_count
 from qviz.tune.samples import drawn
 from qviz.tune.step import Subject
 from qviz.weights import can_have_bias, weight_of
@@ -91,7 +91,7 @@ class Pair:
         program, original = subject.simulator.program, subject.original.program
         batches, self.note = batches_that_fit(subject, wanted, models=2)
         self.samples = sum(b.size for b in batches)
-        self._live = live_in(subject, correctable(subject), batches, report)
+        self._counted = counted_in(subject, correctable(subject), batches, report)
         self._graph, self._rescaled = subject.graph, subject.graph.rescaled
         self._float = Lockstep(original, {}, batches)
         self._own = Lockstep(program, subject.simulator.edits(subject.recipe), batches)
@@ -120,7 +120,7 @@ class Pair:
         return self._moments(op, self._own.through(op))
 
     def _moments(self, op: str, outputs: Sequence[Tensor]) -> Moments:
-        rows = rows_that_count(outputs, self._graph.tensors[op], self._live.get(op))
+        rows = rows_that_count(outputs, self._graph.tensors[op], self._counted.get(op))
         return moments(rows, self._axis(op))
 
     def _axis(self, op: str) -> int:
@@ -138,13 +138,13 @@ def batches_that_fit(subject: Subject, wanted: int, models: int = 1) -> tuple[li
     return list(drawn(subject.calibration, count, seed=subject.seed, size=size)), note
 
 
-def live_in(
+def counted_in(
     subject: Subject, ops: Sequence[str], batches: Sequence[Batch], report: Reporter
-) -> dict[str, list[Live]]:
+) -> dict[str, list[Importance]]:
     """The rows of the ops' own outputs that reach the model's output, in each batch."""
     program = subject.original.differentiable
     steps = {op: program.step_of_op[op] for op in ops}
-    return live_rows(program, steps, batches, subject.seed, report)
+    return importance_of(program, steps, batches, subject.seed, report)
 
 
 class Moments:

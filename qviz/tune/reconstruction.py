@@ -24,7 +24,7 @@ from qviz.execute import Edit
 from qviz.progress import Reporter
 from qviz.recipe import TensorRange, resolve
 from qviz.simulate import FakeQuantize
-from qviz.tune.live_rows import live_rows
+from qviz.tune.importance import importance_of
 from qviz.tune.lockstep import BUDGET, peak_bytes
 from qviz.tune.reconstruction_cache import record
 from qviz.tune.reconstruction_fit import Fit, fit
@@ -135,8 +135,8 @@ class _Work:
         self._walked = walks * self._samples * subject.graph.macs
         original = subject.original.differentiable
         steps = {unit.op: unit.steps[-1] for unit in units}
-        self._live = live_rows(original, steps, batches, subject.seed, report)
-        if self._live:
+        self._importance = importance_of(original, steps, batches, subject.seed, report)
+        if self._importance:
             self._walked += 3 * self._samples * subject.graph.macs
 
     def fit(self, unit: Unit, variables: Callable[[AsItIs], Variables]) -> None:
@@ -149,7 +149,7 @@ class _Work:
             self._own,
             held_out=self._apart,
             seed=subject.seed,
-            live=self._live.get(unit.op),
+            importance=self._importance.get(unit.op),
         )
         before = AsItIs(unit, cache, subject.simulator, self.recipe)
         shared = {

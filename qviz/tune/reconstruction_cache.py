@@ -14,7 +14,7 @@ from qviz.execute import Program, Step, fill
 from qviz.graph import Graph, Op, TensorInfo
 from qviz.rewrite import get_attr
 from qviz.simulate import Simulator
-from qviz.tune.live_rows import Live, samples_first
+from qviz.tune.importance import Importance, samples_first
 from qviz.tune.reconstruction_cut import Cut, cut_of
 from qviz.tune.reconstruction_units import Unit
 from qviz.tune.reconstruction_walk import Walk, edited
@@ -33,6 +33,7 @@ class Cache:
     Attributes:
         inputs: by argument position, ``[E, ...]``; not rounded.
         target: the float model's output, ``[E, ...]``.
+        weights: what a squared error counts, likewise; None if all of them count alike.
         fit: numbers of the entries to fit on.
         held_out: numbers of the others, of other samples.
         macs: multiply-accumulates of the op per entry.
@@ -42,6 +43,7 @@ class Cache:
 
     inputs: Mapping[int, Tensor]
     target: Tensor
+    weights: Tensor | None
     fit: Tensor
     held_out: Tensor
     macs: float
@@ -56,7 +58,7 @@ def record(
     *,
     held_out: int,
     seed: int,
-    live: Sequence[Live] | None = None,
+    importance: Sequence[Importance] | None = None,
 ) -> Cache:
     """What a unit reads in ``own`` and should make as in ``reference``; both advance to it.
 
@@ -67,7 +69,7 @@ def record(
         own: the subject: its float values, or its quantized prefix.
         held_out: how many of the first batches are held out.
         seed: of the parts of each sample that are kept.
-        live: of each batch, what reaches the model's output (``live_rows``); None is all.
+        importance: of each batch, what counts of the output; None is all alike.
     """
     program, graph, first = own.program, simulator.graph, unit.steps[0]
     reference.reach(first)
@@ -82,17 +84,26 @@ def record(
     generator = torch.Generator().manual_seed(seed * 1_000_003 + first)
     inputs: list[list[Tensor]] = []
     outputs: list[Tensor] = []
+    weights: list[Tensor] = []
     share = 1.0
     for number, values in enumerate(own.values):
         target = samples_first(_target(unit, graph, reference, number), made)
         whole = [samples_first(values[s], i) for (_, s), i in zip(places, reads, strict=True)]
         if number == 0:
-            share = _share(cut, whole, target, own.samples)
+            kept = [target] if importance is None else [target, target]  # and its weights
+            share = _share(cut, whole, kept, own.samples)
         rows = slice(math.ceil(share * len(target)))
-        some = None if live is None else live[number].of(rows)
-        parts, output = cut.take([x[rows] for x in whole], target[rows], generator, some)
+        target = target[rows]
+        counts = None if importance is None else importance[number].of(rows)
+        ends = [target]
+        if counts is not None:
+            scaled = graph.rescaled.get(unit.op, torch.ones(()))
+            # what was scaled has an error as many times larger for the same change of the output
+            ends.append(counts.weights(target) / scaled.to(target).square())
+        parts, (output, *more) = cut.take([x[rows] for x in whole], ends, generator, counts)
         inputs.append(parts)
         outputs.append(output)
+        weights += more
     entries = torch.arange(sum(map(len, outputs)))
     others = sum(map(len, outputs[:held_out]))
     return Cache(
@@ -101,6 +112,7 @@ def record(
             for i, (position, _) in enumerate(places)
         },
         program.layout(torch.cat(outputs)),
+        program.layout(torch.cat(weights)) if weights else None,
         entries[others:],
         entries[:others],
         _macs(graph.ops[unit.op], made, stored, outputs[0][0]),
@@ -127,10 +139,11 @@ def _places(program: Program, unit: Unit, values: Sequence[Any]) -> list[tuple[i
     ]
 
 
-def _share(cut: Cut, inputs: Sequence[Tensor], target: Tensor, samples: int) -> float:
+def _share(cut: Cut, inputs: Sequence[Tensor], outputs: Sequence[Tensor], samples: int) -> float:
     """Part of the samples whose values fit in memory."""
-    parts, output = cut.take([x[:1] for x in inputs], target[:1], torch.Generator(), None)
-    size = sum(v.numel() * v.element_size() for v in (*parts, output))
+    first, ends = [x[:1] for x in inputs], [y[:1] for y in outputs]
+    parts, ends = cut.take(first, ends, torch.Generator(), None)
+    size = sum(v.numel() * v.element_size() for v in (*parts, *ends))
     return min(1.0, max(FEWEST, CACHE // max(1, size)) / samples)
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qviz.graph import TensorInfo
-from qviz.tune.live_rows import Live, is_product, samples_first
+from qviz.tune.importance import Importance, is_product, samples_first
 
 #: Output positions kept per sample, about.
 POSITIONS = 256
@@ -27,9 +27,9 @@ MIXED = 32 * POSITIONS
 ELEMENTS = 4096
 
 
-Take = Callable[
-    [Sequence[Tensor], Tensor, torch.Generator, Live | None], tuple[list[Tensor], Tensor]
-]
+#: What an op reads, and what it makes with the weights of that if there are any.
+Parts = tuple[list[Tensor], list[Tensor]]
+Take = Callable[[Sequence[Tensor], Sequence[Tensor], torch.Generator, Importance | None], Parts]
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Cut:
     """How values are cut, and how the op is called on the parts.
 
     Attributes:
-        take: from whole values, samples first, to parts: (inputs, output, generator, what is
-            live, None if all is) -> (inputs, output), each ``[E, ...]`` with ``E`` a multiple of
-            the number of samples.
+        take: from whole values, samples first, to parts: (inputs, the output and what else has its
+            shape, generator, what counts or None) -> (inputs, outputs), each ``[E, ...]`` with
+            ``E`` a multiple of the number of samples.
         arguments: the op's arguments for parts, from those for whole values.
         native: a part of an input as the op reads it, by the input's index.
         common: the op's output for parts, entries first.
@@ -99,52 +99,69 @@ def _entries(value: Tensor) -> Tensor:
 
 
 def _whole(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
-) -> tuple[list[Tensor], Tensor]:
-    return list(inputs), output
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    generator: torch.Generator,
+    importance: Importance | None,
+) -> Parts:
+    return list(inputs), list(outputs)
 
 
 def _rows(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
-) -> tuple[list[Tensor], Tensor]:
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    generator: torch.Generator,
+    importance: Importance | None,
+) -> Parts:
     """Random rows of what a linear reads and makes: ``[B k, in]`` and ``[B k, out]``."""
-    values = [v.reshape(v.shape[0], -1, v.shape[-1]) for v in (*inputs, output)]
+    values = [v.reshape(v.shape[0], -1, v.shape[-1]) for v in (*inputs, *outputs)]
     samples, rows = values[-1].shape[:2]
-    most, alive = POSITIONS if samples > 1 else MIXED, None if live is None else live.rows
-    chosen = _chosen(samples, rows, most, generator, alive)
+    most = POSITIONS if samples > 1 else MIXED
+    live = None if importance is None else importance.rows > 0
+    chosen = _chosen(samples, rows, most, generator, live)
     parts = [
         v.gather(1, chosen[..., None].expand(-1, -1, v.shape[-1])).flatten(0, 1) for v in values
     ]
-    return parts[:-1], parts[-1]
+    return parts[: len(inputs)], parts[len(inputs) :]
 
 
 def _elements(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
-) -> tuple[list[Tensor], Tensor]:
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    generator: torch.Generator,
+    importance: Importance | None,
+) -> Parts:
     """The same random elements of what an add reads and makes: ``[B, k]``."""
-    values = [v.flatten(1) for v in (*inputs, output)]
+    values = [v.flatten(1) for v in (*inputs, *outputs)]
     samples, count = values[-1].shape
-    alive = None if live is None else live.rows.repeat_interleave(count // live.rows.shape[1], 1)
-    chosen = _chosen(samples, count, ELEMENTS, generator, alive)
+    live = None
+    if importance is not None:
+        rows = importance.rows > 0
+        live = rows.repeat_interleave(count // rows.shape[1], 1)
+    chosen = _chosen(samples, count, ELEMENTS, generator, live)
     parts = [v.gather(1, chosen) for v in values]
-    return parts[:-1], parts[-1]
+    return parts[: len(inputs)], parts[len(inputs) :]
 
 
 def _product(
-    inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
-) -> tuple[list[Tensor], Tensor]:
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    generator: torch.Generator,
+    importance: Importance | None,
+) -> Parts:
     """Random rows of the first factor and columns of the second, and what they make."""
     left, right = inputs
-    *lead, rows, columns = output.shape
-    live = live or Live(output.new_ones((*lead, rows)) > 0, output.new_ones((*lead, columns)) > 0)
-    assert live.columns is not None
+    *lead, rows, columns = outputs[0].shape
+    live = [torch.ones(*lead, count, dtype=torch.bool) for count in (rows, columns)]
+    if importance is not None:
+        live = [importance.rows > 0, importance.columns > 0]
     of_rows, of_columns = (
         _chosen(
             each.numel() // count, count, POSITIONS, generator, each.reshape(-1, count)
         ).reshape(*lead, -1)
-        for each, count in ((live.rows, rows), (live.columns, columns))
+        for each, count in zip(live, (rows, columns), strict=True)
     )
-    made = _columns(_columns(output.mT, of_rows).mT, of_columns)
+    made = [_columns(_columns(y.mT, of_rows).mT, of_columns) for y in outputs]
     return [_columns(left.mT, of_rows).mT, _columns(right, of_columns)], made
 
 
@@ -194,10 +211,12 @@ def _window(args: Sequence[Any], weight: Tensor, made: TensorInfo) -> Cut | None
     around = [p for side in reversed(padding) for p in (side, side)]
 
     def take(
-        inputs: Sequence[Tensor], output: Tensor, generator: torch.Generator, live: Live | None
-    ) -> tuple[list[Tensor], Tensor]:
-        (x,) = inputs
-        x, y = (v.flatten(0, -axes - 2) for v in (x, output))
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        generator: torch.Generator,
+        importance: Importance | None,
+    ) -> Parts:
+        x, y = (v.flatten(0, -axes - 2) for v in (*inputs, *outputs))
         x = F.pad(x, around)
         xs, ys = [], []
         for one, other in zip(x, y, strict=True):
@@ -207,7 +226,7 @@ def _window(args: Sequence[Any], weight: Tensor, made: TensorInfo) -> Cut | None
                 one, other = one.narrow(axis, at * s, span), other.narrow(axis, at, n)
             xs.append(one)
             ys.append(other)
-        return [torch.stack(xs)], torch.stack(ys)
+        return [torch.stack(xs)], [torch.stack(ys)]
 
     def arguments(given: list[Any]) -> list[Any]:
         new = list(given)

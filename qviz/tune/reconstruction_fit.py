@@ -57,7 +57,7 @@ class Loss:
 
     def __init__(self, cache: Cache, shared: Mapping[int, int]) -> None:
         self._cache, self._shared = cache, shared
-        self._power = _power(cache.target)
+        self._power = _power(cache.target, cache.weights)
         self._powers = {p: _power(x) for p, x in cache.inputs.items()}
 
     def __call__(self, variables: Variables, rows: Tensor, *, final: bool) -> Tensor:
@@ -71,8 +71,10 @@ class Loss:
                 error = (read[position] - part).square().mean() / self._powers[position]
                 shared = shared + others * error
         made = cache.call(read, variables.weight(final=final), variables.bias())
-        error = (made - cache.target[rows]).square().mean() / self._power
-        return error + shared
+        squares = (made - cache.target[rows]).square()
+        if cache.weights is not None:
+            squares = squares * cache.weights[rows]
+        return squares.mean() / self._power + shared
 
     def mean(self, variables: Variables, rows: Tensor) -> float:
         """Mean over many entries, of what would be stored."""
@@ -147,7 +149,8 @@ def fit(
     return Fit(before, math.nan, fitted_before, math.nan, None, entries * cache.macs)
 
 
-def _power(values: Tensor) -> float:
+def _power(values: Tensor, weights: Tensor | None = None) -> float:
     """Mean square; 1 where everything is zero, so that an error over it stays an error."""
-    found = float(values.square().mean())
+    squares = values.square() if weights is None else values.square() * weights
+    found = float(squares.mean())
     return found if found > 0 else 1.0

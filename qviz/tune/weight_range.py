@@ -27,8 +27,8 @@ from qviz.graph import Operand
 from qviz.progress import Reporter
 from qviz.recipe import resolve
 from qviz.rewrite import get_attr
-from qviz.tune.live_rows import rows_that_count
-from qviz.tune.lockstep import Lockstep, batches_that_fit, live_in, output_axis
+from qviz.tune.importance import rows_that_count
+from qviz.tune.lockstep import Lockstep, batches_that_fit, counted_in, output_axis
 from qviz.tune.step import Change, Option, Step, Subject
 from qviz.weights import TunedWeights
 
@@ -98,7 +98,7 @@ def apply(subject: Subject, *, error: str = "outputs", samples: int = 32) -> Ste
         batches, note = batches_that_fit(subject, samples)
         used = sum(b.size for b in batches)
         running = Lockstep(program, {}, batches)
-        live = live_in(subject, [o.op for o in found], batches, report)
+        counted = counted_in(subject, [o.op for o in found], batches, report)
     decisions = resolve(subject.recipe, subject.graph)
     limits: dict[str, dict[int, Tensor]] = {}
     changes, kept = [], 0
@@ -108,7 +108,9 @@ def apply(subject: Subject, *, error: str = "outputs", samples: int = 32) -> Ste
         errors: Errors = partial(weight_error, value)
         if error == "outputs":
             rows = partial(
-                rows_that_count, info=subject.graph.tensors[operand.op], live=live.get(operand.op)
+                rows_that_count,
+                info=subject.graph.tensors[operand.op],
+                importance=counted.get(operand.op),
             )
             axis = output_axis(subject.graph, operand.op)
             outputs = _Outputs(running, operand, value, axis, rows)
