@@ -43,6 +43,8 @@ POLL = 1.0
 SLIDER = "tune_limit"
 #: And of the limit on the loss: the same allocation seen from the other axis.
 LOSS_SLIDER = "tune_limit_loss"
+#: How many limits on the loss there are between a thousandth of the most and all of it.
+STOPS = 60
 #: What a limit of each kind is called.
 NAMES: Mapping[CostKind, str] = {
     "size": "Size of the weights at most (% of float32)",
@@ -142,8 +144,7 @@ def _take(workspace: Workspace, found: Allocated, index: object) -> None:
     if at < len(points):
         memory = workspace.memo("tune_chosen", _Chosen)
         memory.allocation, memory.problem = points[at].allocation, ""
-        st.session_state[SLIDER] = _shown(found, points[at].allocation)
-        st.session_state[LOSS_SLIDER] = points[at].allocation.loss
+        _stand(found, points[at].allocation)
 
 
 def _shown(found: Allocated, allocation: Allocation) -> float:
@@ -160,8 +161,7 @@ def _limit(workspace: Workspace, found: Allocated, memory: _Chosen) -> None:
         st.caption("There is nothing to allocate: every layer keeps 8 bits.")
         return
     if SLIDER not in st.session_state and memory.allocation is not None:
-        st.session_state[SLIDER] = _shown(found, memory.allocation)
-        st.session_state[LOSS_SLIDER] = memory.allocation.loss
+        _stand(found, memory.allocation)
 
     def moved(by: LimitKind) -> None:
         if by == "loss":
@@ -173,10 +173,7 @@ def _limit(workspace: Workspace, found: Allocated, memory: _Chosen) -> None:
         except QvizError as failure:
             memory.problem = str(failure)
             return
-        if by == "loss":
-            st.session_state[SLIDER] = _shown(found, memory.allocation)
-        else:
-            st.session_state[LOSS_SLIDER] = memory.allocation.loss
+        _stand(found, memory.allocation, but=by)
 
     left, right = st.columns(2)
     left.slider(
@@ -189,19 +186,38 @@ def _limit(workspace: Workspace, found: Allocated, memory: _Chosen) -> None:
         on_change=moved,
         args=(kind,),
     )
-    drawn = [p.allocation.loss for p in (*found.frontier.points, *found.frontier.greedy)]
-    worst = max(smallest.loss, *drawn)
-    if worst > base.loss:
-        right.slider(
+    losses = _losses(found)
+    if len(losses) > 1:
+        right.select_slider(
             f"Or: predicted {found.frontier.loss} from float at most",
-            base.loss,
-            worst,
-            step=(worst - base.loss) / 200,
-            format="%.3g",
+            losses,
+            format_func=number,
             key=LOSS_SLIDER,
             on_change=moved,
             args=("loss",),
         )
+
+
+def _losses(found: Allocated) -> list[float]:
+    """Limits on the loss that can be chosen: nothing lost, then up by equal factors."""
+    every = [p.allocation.loss for p in (*found.frontier.points, *found.frontier.greedy)]
+    base = found.problem.base().loss
+    most = max(found.problem.least(found.frontier.kind).loss, *every) - base
+    parts = [10 ** (3 * i / STOPS - 3) for i in range(STOPS + 1)] if most > 0 else []
+    told_apart: dict[str, float] = {}
+    for loss in (base, *(base + part * most for part in parts)):
+        told_apart.setdefault(number(loss), loss)
+    return list(told_apart.values())
+
+
+def _stand(found: Allocated, allocation: Allocation, but: LimitKind | None = None) -> None:
+    """Both sliders stand where an allocation is, but for the one that was moved."""
+    if but in (None, "loss"):
+        st.session_state[SLIDER] = _shown(found, allocation)
+    if but != "loss":
+        losses = _losses(found)
+        above = (loss for loss in losses if loss >= allocation.loss)
+        st.session_state[LOSS_SLIDER] = next(above, losses[-1])
 
 
 def _one(workspace: Workspace, found: Allocated, memory: _Chosen, allocation: Allocation) -> None:
