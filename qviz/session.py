@@ -146,6 +146,7 @@ class Session(Measuring):
         with self._lock:
             self._check_target()
             recipe = recipe or self.recipe()
+            self.reference(progress=progress)
             result = search(
                 recipe,
                 self.graph,

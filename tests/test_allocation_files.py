@@ -11,6 +11,7 @@ from allocation_kit import W2, W4, bench, losses
 
 from qviz.errors import FormatError, TuneError
 from qviz.export.calibtip_csv import read_losses, read_widths, texts
+from qviz.int8.timing_file import times_in, write_benches
 from qviz.search.allocation import allocate
 from qviz.search.allocation_json import (
     allocation_from,
@@ -296,4 +297,25 @@ def test_times_without_a_layer_or_of_another_batch_are_named() -> None:
         times_of({W4: bench(8, conv1=3.0)}, OURS)
     assert str(caught.value) == (
         "times at W4A4: are not of batch 1 but of 8. Run qviz bench --batch 1."
+    )
+
+
+def test_times_are_those_of_a_device_that_timed_every_width(tmp_path: Path) -> None:
+    eight, four = tmp_path / "eight", tmp_path / "four"
+    for folder, micros in ((eight, 5.0), (four, 3.0)):
+        folder.mkdir()
+        write_benches(folder, [bench(conv1=micros, fc=2.0)])
+    write_benches(eight, [replace(bench(conv1=0.1, fc=0.1), device="a GPU")])
+    found = times_in({BASE: eight, W4: four}, OURS, (BASE, W4))
+    assert found["conv1"] == pytest.approx({BASE: 6e-6, W4: 4e-6})
+    (four / "bench.json").unlink()
+    with pytest.raises(TuneError) as caught:
+        times_in({BASE: eight, W4: four}, OURS, (BASE, W4))
+    assert str(caught.value) == f"times in {four}: there are none. Run qviz bench {four}."
+    write_benches(four, [replace(bench(conv1=3.0, fc=2.0), device="another CPU")])
+    with pytest.raises(TuneError) as caught:
+        times_in({BASE: eight, W4: four}, OURS, (BASE, W4))
+    assert str(caught.value) == (
+        "times: are of different devices: W8A8 on CPU and a GPU, W4A4 on another CPU. Time all on "
+        "the same one."
     )

@@ -317,7 +317,7 @@ def test_the_file_keeps_one_bench_per_device_and_drops_other_programs(tmp_path: 
     other = replace(one, device="another")
     write_benches(tmp_path, [one, other])
     write_benches(tmp_path, [replace(one, notes=("again",))])
-    assert [b.notes for b in read_benches(tmp_path)] == [("again",), one.notes]
+    assert [b.notes for b in read_benches(tmp_path)] == [one.notes, ("again",)]  # newest last
     write_benches(tmp_path, [replace(one, program="new")])
     assert [b.program for b in read_benches(tmp_path)] == ["new"]
 

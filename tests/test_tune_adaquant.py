@@ -395,10 +395,13 @@ def test_an_add_of_scaled_channels_is_left_alone() -> None:
 
 def test_rows_are_drawn_among_the_live_ones_and_again_where_there_are_fewer() -> None:
     live = torch.tensor([[True, False, True, True], [False, True, False, False], [False] * 4])
-    found = _chosen(3, 4, 256, generator(3), live)
+    found, each = _chosen(3, 4, 256, generator(3), live)
     assert found.shape == (3, 4)
     assert set(found[0].tolist()) == {0, 2, 3}
     assert set(found[1].tolist()) == {1}
     assert set(found[2].tolist()) == {0, 1, 2, 3}
+    assert each.tolist() == [0.75, 0.25, 1.0]  # what comes again counts less
     everything = torch.ones(3, 4, dtype=torch.bool)
-    assert torch.equal(_chosen(3, 4, 2, generator(3), everything), _chosen(3, 4, 2, generator(3)))
+    known, other = (_chosen(3, 4, 2, generator(3), given) for given in (everything, None))
+    assert torch.equal(known[0], other[0])
+    assert known[1].tolist() == other[1].tolist() == [2.0] * 3

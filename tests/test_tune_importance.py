@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import cast
+from typing import Protocol, cast
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tune_kit import SAMPLES, generator, of_module, subject, values
 
 from qviz.progress import Reporter
 from qviz.recipe import Recipe
-from qviz.tune import adaquant, bias_correction, statistics, weight_range
+from qviz.tune import adaquant, adaround, bias_correction, statistics, weight_range
 from qviz.tune.importance import Importance, importance_of
 from qviz.tune.reconstruction_cache import Cache, record
 from qviz.tune.reconstruction_fit import Loss
@@ -23,11 +23,17 @@ from qviz.tune.reconstruction_walk import Walk
 from qviz.tune.step import Step, Subject
 
 
-def found_in(given: Subject) -> Mapping[str, list[Importance]]:
+class Method(Protocol):
+    def apply(self, subject: Subject, *, mode: str) -> Step: ...
+
+
+def found_in(given: Subject, size: int = 7) -> Mapping[str, list[Importance]]:
     program = given.original.differentiable
     steps = {unit.op: unit.steps[-1] for unit in units_of(given).found}
-    batches = list(given.calibration.batches(7))
-    return importance_of(program, steps, batches, 0, Reporter("fit", 1, None))
+    batches = list(given.calibration.batches(size))
+    found, note = importance_of(program, steps, batches, 0, Reporter("fit", 1, None))
+    assert note == ""
+    return found
 
 
 class Masked(nn.Module):
@@ -246,18 +252,138 @@ def separated() -> Tensor:
 
 
 @pytest.mark.parametrize("mode", ["parallel", "sequential"])
-def test_enormous_rows_do_not_take_the_fit_for_themselves(mode: str) -> None:
+@pytest.mark.parametrize("method", [adaquant, adaround])
+def test_enormous_rows_do_not_take_the_fit_for_themselves(method: Method, mode: str) -> None:
     """The norm behind makes all rows alike; the squared error is of the enormous ones alone."""
     torch.manual_seed(3)
     model = Normed()
     ranges = of_module(model, separated()).recipe.ranges
     recipe = Recipe(ranges=ranges, weight_bits=3).skip("fc/input")
     given = of_module(model, separated(), recipe)
-    step = adaquant.apply(given, mode=mode)
+    step = method.apply(given, mode=mode)
     wanted = values(given, None, recipe=False)["norm"]
     before = values(given, None, recipe=True)["norm"]
     after = values(replace(given, recipe=step.recipe), step.weights, recipe=True)["norm"]
     assert (after - wanted).square().mean() < 0.9 * (before - wanted).square().mean()
+
+
+def test_a_row_counts_the_same_however_many_rows_its_sample_has() -> None:
+    """Samples with one row and with two: the entries of each weigh as much as its rows together."""
+    torch.manual_seed(1)
+    given = of_module(Masked(), padded())
+    unit = units_of(given).found[1]
+    walk = Walk(given.original.program, {}, list(given.calibration.batches(SAMPLES)))
+    whole = [
+        Importance((p.rows > 0).float(), torch.ones(4)) for p in found_in(given, SAMPLES)[unit.op]
+    ]
+    cache = record(unit, given.simulator, walk, walk, held_out=0, seed=0, importance=whole)
+    assert cache.weights is not None
+    sums = cache.weights.reshape(SAMPLES, -1, 4).mean(2).sum(1)
+    torch.testing.assert_close(sums, torch.tensor([1.0, 2.0]).repeat(SAMPLES // 2))
+
+
+class Several(Masked):
+    """The scored output first, then what is returned beside it."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        mask = (x.abs().sum(-1, keepdim=True) > 0).to(x.dtype)
+        hidden = self.first(x)
+        return (self.second(hidden.relu()) * mask).sum(1), hidden, torch.fft.fft(x)
+
+
+def test_only_the_output_that_is_scored_says_what_counts() -> None:
+    given = of_module(Several(), padded())
+    for part in found_in(given)["first"]:
+        assert not bool(part.rows[:, 2:].any())
+
+
+class Mixed(nn.Module):
+    """The rows of all samples on one axis, sequence first, as nn.MultiheadAttention has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = Masked()
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, rows = x.shape[:2]
+        mask = (x.abs().sum(-1, keepdim=True) > 0).to(x.dtype)
+        y = self.one.first(x.transpose(0, 1).reshape(rows * batch, 8)).relu()
+        y = self.one.second(y).reshape(rows, batch, 4).transpose(0, 1)
+        made: Tensor = (y * mask).sum(1)
+        return made
+
+
+def test_rows_of_mixed_samples_are_told_apart_too() -> None:
+    given = of_module(Mixed(), padded())
+    there = padded().abs().sum(-1) > 0
+    wanted = [part.T.flatten() for part in there.split(7)]
+    found = found_in(given)
+    assert len(found) == 2
+    for parts in found.values():
+        assert [p.rows.shape[0] for p in parts] == [1] * len(parts)
+        assert all(torch.equal(p.rows[0] > 0, w) for p, w in zip(parts, wanted, strict=True))
+
+
+class Scalar(nn.Module):
+    """One number per sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x).sum(1)
+        return y
+
+
+def test_samples_count_alike_where_the_output_is_one_number() -> None:
+    given = of_module(Scalar(), torch.randn(SAMPLES, 3, 8, generator=generator(1)))
+    for part in found_in(given)["fc"]:
+        torch.testing.assert_close(part.rows, torch.ones_like(part.rows))
+
+
+class Pooled(nn.Module):
+    """The largest row of each channel, behind a batch norm of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.head = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.norm(self.fc(x.flatten(0, 1))).relu().unflatten(0, (-1, x.shape[1]))
+        y: Tensor = self.head(rows.amax(1))
+        return y
+
+
+def test_gamma_and_beta_are_compared_with_the_statistics_of_all_rows() -> None:
+    """Of the rows that win the maximum alone, the mean is another."""
+    torch.manual_seed(2)
+    x = torch.randn(64, 32, 8, generator=generator(4))
+    model = Pooled().train()
+    with torch.no_grad():
+        for _ in range(200):
+            model(x)  # the running statistics become those of the data
+    given = of_module(model, x)
+    before, wanted = (values(given, None, recipe=on)["head"] for on in (True, False))
+    step = statistics.apply(given, target="folded")
+    after = values(given, step.weights, recipe=True)["head"]
+    power = wanted.square().mean()
+    assert (after - wanted).square().mean() < (before - wanted).square().mean() + 1e-3 * power
+
+
+def test_a_model_that_cannot_be_differentiated_is_fitted_on_all_rows_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*given: object) -> None:
+        raise RuntimeError("no gradient of this op\nmore about it")
+
+    monkeypatch.setattr(torch.autograd, "backward", refused)
+    torch.manual_seed(1)
+    given = of_module(Masked(), padded())
+    for method in (bias_correction, weight_range):
+        assert method.apply(given).notes[0] == (
+            "all rows count alike: the model cannot be differentiated (no gradient of this op)"
+        )
 
 
 def test_a_model_without_rows_is_not_differentiated() -> None:

@@ -300,6 +300,9 @@ def test_a_limit_on_time_takes_folders_that_were_timed(at: AppTest, tmp_path: Pa
     at.text_area(key="tune_times").set_value("here").run()
     press(at, "tune_allocate")
     assert plain("line 'here': is not a width and a folder. Write W4A8=FOLDER.") in said(at)
+    at.text_area(key="tune_times").set_value("W8A8=~nobody-of-that-name/x").run()
+    press(at, "tune_allocate")
+    assert plain("folder ~nobody-of-that-name/x: has no such home. Write it in full.") in said(at)
     session = workspace(at).opened.session
     layers = layers_of(session.graph_of(workspace(at).recipe), workspace(at).recipe)
     ops = [op for layer in layers for op in layer.ops]

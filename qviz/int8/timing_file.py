@@ -24,8 +24,9 @@ def write_benches(folder: Path, benches: Sequence[Bench]) -> None:
         CheckpointError: the file cannot be written.
     """
     programs = {bench.program for bench in benches}
-    kept = {_key(b): b for b in _known(folder) if b.program in programs}
-    kept |= {_key(b): b for b in benches}
+    anew = {_key(b): b for b in benches}
+    known = {_key(b): b for b in _known(folder) if b.program in programs}
+    kept = {key: b for key, b in known.items() if key not in anew} | anew  # the newest are last
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -69,16 +70,22 @@ def times_in(
         widths: those offered; folders of others are not looked at any closer.
 
     Raises:
-        TuneError: a folder has no measured times, or not those of a layer.
+        TuneError: a folder has no measured times, or not those of a layer, or the folders were not
+            timed on the same device.
     """
-    found: dict[Width, Bench] = {}
+    found: dict[Width, dict[str, Bench]] = {}
     for width, folder in folders.items():
         benches = [bench for bench in read_benches(folder) if not bench.estimated]
         if not benches:
             raise TuneError(f"times in {folder}", "there are none", f"Run qviz bench {folder}")
-        found[width] = benches[-1]
-    batch = next(iter(found.values())).batches[0]
-    return times_of({w: found[w] for w in widths if w in found}, layers, batch)
+        found[width] = {bench.device: bench for bench in benches}
+    first, *others = found.values()
+    shared = [device for device in first if all(device in other for other in others)]
+    if not shared:
+        names = ", ".join(f"{w} on {' and '.join(of)}" for w, of in found.items())
+        raise TuneError("times", f"are of different devices: {names}", "Time all on the same one")
+    newest = {w: found[w][shared[-1]] for w in widths if w in found}
+    return times_of(newest, layers, first[shared[-1]].batches[0])
 
 
 def _known(folder: Path) -> tuple[Bench, ...]:

@@ -119,8 +119,7 @@ class _Rounded:
         self._v = -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)
         self._v.requires_grad_()
         # the loss is over the output's power, the paper's a sum over channels
-        target = before.cache.target
-        self._scale = 1 / max(before.channels * float(target.square().mean()), 1e-30)
+        self._scale = 1 / max(before.channels * before.cache.power, 1e-30)
 
     def groups(self) -> list[dict[str, Any]]:
         """The rounding variables."""

@@ -60,8 +60,7 @@ def apply(subject: Subject, *, samples: int = 512) -> Step:
             Change(op, "bias", _size(error, reference.spread), _size(left, reference.spread), UNIT)
         )
         report.step(op)
-    notes = (pair.note,) if pair.note else ()
-    return Step(subject.recipe, tuned, tuple(changes), notes, {"samples": pair.samples})
+    return Step(subject.recipe, tuned, tuple(changes), pair.notes, {"samples": pair.samples})
 
 
 def current_bias(subject: Subject, op: str, like: Tensor) -> Tensor:

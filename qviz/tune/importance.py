@@ -9,19 +9,22 @@ MiniLM's feed-forward outputs down 24 times and the model's divergence up 8 time
 An error d in an op's output moves the model's output by J d. The mean of (J^T v)^2 over random
 directions v is the diagonal of J^T J (Gauss-Newton; as the squared gradients of BRECQ, Li et al.
 2021, arXiv 2102.05426, eq. 10, but of the outputs themselves). One direction per sample is taken,
-and what would be noise is averaged: over the channels of every row, and over the rows of every
-channel, whose product is the weight of an element.
+all of one length, and what would be noise is averaged: over the channels of every row, and over the
+rows of every channel, whose product is the weight of an element.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qviz.collate import Batch
+from qviz.errors import MetricError
+from qviz.evaluate import first_output
 from qviz.execute import Program, fill
 from qviz.graph import Graph, TensorInfo
 from qviz.progress import Reporter
@@ -62,7 +65,7 @@ def importance_of(
     batches: Sequence[Batch],
     seed: int,
     report: Reporter,
-) -> dict[str, list[Importance]]:
+) -> tuple[dict[str, list[Importance]], str]:
     """What counts of the outputs of ops, in each batch.
 
     Args:
@@ -71,56 +74,65 @@ def importance_of(
             behind it. Only linears and adds are looked at whose output has several rows per sample,
             and products of two activations.
         batches: the samples.
-        seed: of the direction in which the output is differentiated.
+        seed: of the directions in which the output is differentiated.
         report: told of each backward pass; what it raises stops them.
 
     Returns:
         Op -> the importance in each batch, without ops of which nothing counts; empty for a model
-        without such linears.
+        without such linears, or one that cannot be differentiated: then also why, in words.
     """
     graph = program.graph
     wanted = {step: op for op, step in steps.items() if _is_looked_at(graph, op)}
     if not any(graph.ops[op].type == "linear" for op in wanted.values()):
-        return {}
+        return {}, ""
+    # rows of all samples of a batch in one axis come apart only with the whole batch
+    mixed = any(graph.tensors[op].batch_dim is None for op in wanted.values())
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[Importance]] = {op: [] for op in wanted.values()}
     for batch in batches:
         parts: dict[str, list[Importance]] = {op: [] for op in found}
-        for rows in torch.arange(batch.size).split(CHUNK):
+        for rows in torch.arange(batch.size).split(batch.size if mixed else CHUNK):
             report.step("rows that count", 0)
-            _backward(program, rows_of(batch, rows), wanted, generator, parts)
+            try:
+                _backward(program, rows_of(batch, rows), wanted, generator, parts)
+            except RuntimeError as failure:  # an op that autograd does not know
+                reason = str(failure).partition("\n")[0]
+                return {}, f"all rows count alike: the model cannot be differentiated ({reason})"
         for op, made in parts.items():
             found[op].append(_joined(made))
     return {
         op: made if graph.ops[op].type == "matmul" else _over_all(made)
         for op, made in found.items()
         if any(bool(m.rows.any()) for m in made)
-    }
+    }, ""
 
 
 def rows_that_count(
     parts: Sequence[Tensor], info: TensorInfo, importance: Sequence[Importance] | None
 ) -> Sequence[Tensor]:
-    """The rows of an op's output that reach the model's, ``[n, C]`` of each batch with any.
+    """The rows of an op's output that reach the model's, ``[n, C]`` of each batch.
 
-    All of the output as it is where nothing is known of it.
+    All rows of a sample of which none does; all of the output as it is where nothing is known.
     """
     if importance is None:
         return parts
-    firsts = [samples_first(part, info) for part in parts]
-    found = [
-        first.reshape(*own.rows.shape, first.shape[-1])[own.rows > 0]
-        for first, own in zip(firsts, importance, strict=True)
-    ]
-    return [rows for rows in found if len(rows)]
+    found = []
+    for part, own in zip(parts, importance, strict=True):
+        first = samples_first(part, info)
+        live = own.rows > 0
+        live = live | ~live.any(-1, keepdim=True)
+        found.append(first.reshape(*live.shape, first.shape[-1])[live])
+    return found
 
 
 def _is_looked_at(graph: Graph, name: str) -> bool:
     op, made = graph.ops[name], graph.tensors[name]
     if op.type == "matmul":
         return is_product(*(graph.tensors[read] for read in op.reads), made)
-    if op.type not in ("linear", "add") or made.batch_dim is None:
+    if op.type not in ("linear", "add"):
         return False
+    if made.batch_dim is None:
+        return made.dims > 1
     return made.batch_dim < made.dims - 1 and made.dims + (made.batch_multiple > 1) > 2
 
 
@@ -141,12 +153,14 @@ def _backward(
     generator: torch.Generator,
     parts: Mapping[str, list[Importance]],
 ) -> None:
-    values = program.inputs(batch)
-    squares: dict[str, Tensor] = {}
+    values, graph = program.inputs(batch), program.graph
+    found: dict[str, Importance] = {}
+    shapes: dict[str, Tensor] = {}
 
     def hook(op: str) -> Callable[[Tensor], None]:
         def seen(gradient: Tensor) -> None:
-            squares[op] = gradient.square().nan_to_num(0.0, 0.0)  # of a row with every key masked
+            # a row with every key masked may have none
+            found[op] = _of(gradient.square().nan_to_num(0.0, 0.0), graph, op)
 
         return seen
 
@@ -156,7 +170,7 @@ def _backward(
             made = step.target(*args, **kwargs)
             if index in wanted:
                 op = wanted[index]
-                squares[op] = torch.zeros_like(made)
+                shapes[op] = made.detach().new_zeros(1).expand(made.shape)
                 if not made.requires_grad:
                     made = made.detach().requires_grad_()
                 made.register_hook(hook(op))
@@ -164,19 +178,38 @@ def _backward(
             for slot in step.frees:
                 if slot != step.slot:
                     values[slot] = None
-        outputs = [v for v in program.results(values) if isinstance(v, Tensor) and v.requires_grad]
-        directions = [torch.randn(v.shape, generator=generator) for v in outputs]
+        outputs = _scored(program.results(values), batch.size, program)
+        directions = [_direction(v, generator) for v in outputs]
         if outputs:
             torch.autograd.backward(outputs, directions)
-    for op, square in squares.items():
-        first = samples_first(square, program.graph.tensors[op])
-        rows = first.mean(-1)
-        if program.graph.ops[op].type == "matmul":
-            columns = first.mean(-2)
-            most = columns.mean(-1, keepdim=True)
-            parts[op].append(Importance(rows, columns / most.clamp(min=1e-38)))
-        else:
-            parts[op].append(Importance(rows.flatten(1), first.flatten(1, -2).sum(1)))
+    for op in wanted.values():
+        parts[op].append(found[op] if op in found else _of(shapes[op], graph, op))
+
+
+def _scored(values: list[Any], samples: int, program: Program) -> list[Tensor]:
+    """The output that is scored, or all that could be; none that has no gradient."""
+    try:
+        known = [first_output(values, samples, program)]
+    except MetricError:
+        known = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
+    return [v for v in known if v.requires_grad]
+
+
+def _direction(output: Tensor, generator: torch.Generator) -> Tensor:
+    """At random for every sample, each of length sqrt(n)."""
+    count = output.shape[0] if output.dim() else 1
+    direction = torch.randn(output.shape, generator=generator).reshape(count, -1)
+    length = direction.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)
+    return (direction / length).reshape(output.shape).to(output.dtype)
+
+
+def _of(squares: Tensor, graph: Graph, op: str) -> Importance:
+    first = samples_first(squares, graph.tensors[op])
+    rows = first.mean(-1)
+    if graph.ops[op].type != "matmul":
+        return Importance(rows.flatten(1), first.flatten(1, -2).sum(1))
+    columns = first.mean(-2)
+    return Importance(rows, columns / columns.mean(-1, keepdim=True).clamp(min=1e-38))
 
 
 def is_product(*infos: TensorInfo) -> bool:

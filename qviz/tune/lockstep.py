@@ -7,7 +7,7 @@ output of an op is seen by all ops behind it; so one pass is enough, however man
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -84,14 +84,26 @@ class Pair:
 
     Attributes:
         samples: calibration samples used.
-        note: why they are fewer than asked for, "" if they are not.
+        notes: why they are fewer than asked for, and why all rows count alike, where it is so.
     """
 
-    def __init__(self, subject: Subject, wanted: int, report: Reporter) -> None:
+    def __init__(
+        self, subject: Subject, wanted: int, report: Reporter, all_rows: Collection[str] = ()
+    ) -> None:
+        """Prepare both.
+
+        Args:
+            subject: the quantized model and the data.
+            wanted: samples at most.
+            report: told of what is prepared.
+            all_rows: ops whose statistics are of all rows.
+        """
         program, original = subject.simulator.program, subject.original.program
-        batches, self.note = batches_that_fit(subject, wanted, models=2)
+        batches, short = batches_that_fit(subject, wanted, models=2)
         self.samples = sum(b.size for b in batches)
-        self._counted = counted_in(subject, correctable(subject), batches, report)
+        ops = [op for op in correctable(subject) if op not in all_rows]
+        self._counted, alike = counted_in(subject, ops, batches, report)
+        self.notes = tuple(note for note in (short, alike) if note)
         self._graph, self._rescaled = subject.graph, subject.graph.rescaled
         self._float = Lockstep(original, {}, batches)
         self._own = Lockstep(program, subject.simulator.edits(subject.recipe), batches)
@@ -140,8 +152,11 @@ def batches_that_fit(subject: Subject, wanted: int, models: int = 1) -> tuple[li
 
 def counted_in(
     subject: Subject, ops: Sequence[str], batches: Sequence[Batch], report: Reporter
-) -> dict[str, list[Importance]]:
-    """The rows of the ops' own outputs that reach the model's output, in each batch."""
+) -> tuple[dict[str, list[Importance]], str]:
+    """The rows of the ops' own outputs that reach the model's output, in each batch.
+
+    Nothing for a model that cannot be differentiated, and why.
+    """
     program = subject.original.differentiable
     steps = {op: program.step_of_op[op] for op in ops}
     return importance_of(program, steps, batches, subject.seed, report)

@@ -135,7 +135,8 @@ class _Work:
         self._walked = walks * self._samples * subject.graph.macs
         original = subject.original.differentiable
         steps = {unit.op: unit.steps[-1] for unit in units}
-        self._importance = importance_of(original, steps, batches, subject.seed, report)
+        seed = subject.seed
+        self._importance, self._alike = importance_of(original, steps, batches, seed, report)
         if self._importance:
             self._walked += 3 * self._samples * subject.graph.macs
 
@@ -242,6 +243,8 @@ class _Work:
                 f"{self._samples} of {self._samples + self._short} samples: the values of more "
                 f"would not fit in {BUDGET >> 20} MiB"
             )
+        if self._alike:
+            found.append(self._alike)
         return found
 
     def numbers(self) -> dict[str, float | int | str]:

@@ -49,6 +49,15 @@ class Cache:
     macs: float
     call: Callable[[Mapping[int, Tensor], Tensor | None, Tensor | None], Tensor]
 
+    @property
+    def power(self) -> float:
+        """Mean square of the target, weighed."""
+        squares = self.target.square()
+        if self.weights is None:
+            return float(squares.mean())
+        total = float(self.weights.mean())
+        return float((squares * self.weights).mean()) / total if total > 0 else 0.0
+
 
 def record(
     unit: Unit,

@@ -118,11 +118,10 @@ def _rows(
     samples, rows = values[-1].shape[:2]
     most = POSITIONS if samples > 1 else MIXED
     live = None if importance is None else importance.rows > 0
-    chosen = _chosen(samples, rows, most, generator, live)
-    parts = [
-        v.gather(1, chosen[..., None].expand(-1, -1, v.shape[-1])).flatten(0, 1) for v in values
-    ]
-    return parts[: len(inputs)], parts[len(inputs) :]
+    chosen, each = _chosen(samples, rows, most, generator, live)
+    parts = [v.gather(1, chosen[..., None].expand(-1, -1, v.shape[-1])) for v in values]
+    made = [parts[len(inputs)], *(w * each[:, None, None] for w in parts[len(inputs) + 1 :])]
+    return [v.flatten(0, 1) for v in parts[: len(inputs)]], [v.flatten(0, 1) for v in made]
 
 
 def _elements(
@@ -138,9 +137,10 @@ def _elements(
     if importance is not None:
         rows = importance.rows > 0
         live = rows.repeat_interleave(count // rows.shape[1], 1)
-    chosen = _chosen(samples, count, ELEMENTS, generator, live)
+    chosen, each = _chosen(samples, count, ELEMENTS, generator, live)
     parts = [v.gather(1, chosen) for v in values]
-    return parts[: len(inputs)], parts[len(inputs) :]
+    made = [parts[len(inputs)], *(w * each[:, None] for w in parts[len(inputs) + 1 :])]
+    return parts[: len(inputs)], made
 
 
 def _product(
@@ -155,13 +155,14 @@ def _product(
     live = [torch.ones(*lead, count, dtype=torch.bool) for count in (rows, columns)]
     if importance is not None:
         live = [importance.rows > 0, importance.columns > 0]
-    of_rows, of_columns = (
-        _chosen(
-            each.numel() // count, count, POSITIONS, generator, each.reshape(-1, count)
-        ).reshape(*lead, -1)
-        for each, count in zip(live, (rows, columns), strict=True)
+    (of_rows, each_row), (of_columns, each_column) = (
+        _chosen(own.numel() // count, count, POSITIONS, generator, own.reshape(-1, count))
+        for own, count in zip(live, (rows, columns), strict=True)
     )
+    of_rows, of_columns = (chosen.reshape(*lead, -1) for chosen in (of_rows, of_columns))
     made = [_columns(_columns(y.mT, of_rows).mT, of_columns) for y in outputs]
+    each = (each_row * each_column).reshape(*lead, 1, 1)
+    made = [made[0], *(w * each for w in made[1:])]
     return [_columns(left.mT, of_rows).mT, _columns(right, of_columns)], made
 
 
@@ -172,22 +173,26 @@ def _columns(value: Tensor, chosen: Tensor) -> Tensor:
 
 def _chosen(
     samples: int, count: int, most: int, generator: torch.Generator, live: Tensor | None = None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Indices below ``count`` for each sample, ``[samples, min(count, most)]``.
 
     They are different, but where fewer than that are ``live``, ``[samples, count]``: then these
     come again.
+
+    Returns:
+        The indices, and how many live ones each of them stands for, ``[samples]``.
     """
     if live is not None and not bool(live.all()):
         live = live | ~live.any(1, keepdim=True)  # where none is, none is better than another
         alive = live.sum(1, keepdim=True)
         keys = torch.rand(samples, count, generator=generator) + live
         places = torch.arange(min(count, most)) % alive
-        return keys.argsort(1, descending=True).gather(1, places)
+        return keys.argsort(1, descending=True).gather(1, places), alive[:, 0] / places.shape[1]
+    each = torch.full((samples,), count / min(count, most))
     if count <= most:
-        return torch.arange(count).expand(samples, count)
+        return torch.arange(count).expand(samples, count), each
     keys = torch.rand(samples, count, generator=generator)
-    return keys.topk(most, 1).indices
+    return keys.topk(most, 1).indices, each
 
 
 def _window(args: Sequence[Any], weight: Tensor, made: TensorInfo) -> Cut | None:

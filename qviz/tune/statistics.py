@@ -101,8 +101,9 @@ def apply(
             "Give more calibration samples",
         )
     report = Reporter("statistics tuning", len(wanted), subject.progress)
-    pair = Pair(subject, samples, report)
     known = _folded(subject) if target == "folded" else {}
+    # gamma and beta are of all rows that the batch norm saw, whatever came of them
+    pair = Pair(subject, samples, report, known)
     scaled = {op: _own_grid(subject, op) for op in wanted}
     tuned, changes, dead = NOTHING, [], 0
     for op in wanted:
@@ -188,7 +189,7 @@ def _notes(
     unscaled: list[str],
     dead: int,
 ) -> tuple[str, ...]:
-    notes = [pair.note] if pair.note else []
+    notes = list(pair.notes)
     measured = [op for op in wanted if op not in known]
     if target == "folded" and measured:
         notes.append(

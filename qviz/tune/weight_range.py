@@ -92,13 +92,16 @@ def apply(subject: Subject, *, error: str = "outputs", samples: int = 32) -> Ste
     found = _weights(subject)
     if not found:
         raise TuneError("weight range search", "no weight is int8", "Make a conv or linear int8")
-    program, note, used = subject.simulator.program, "", 0
+    program, used = subject.simulator.program, 0
+    notes: list[str] = []
     report = Reporter("weight ranges", len(found), subject.progress)
     if error == "outputs":
-        batches, note = batches_that_fit(subject, samples)
+        batches, short = batches_that_fit(subject, samples)
+        notes += [short] if short else []
         used = sum(b.size for b in batches)
         running = Lockstep(program, {}, batches)
-        counted = counted_in(subject, [o.op for o in found], batches, report)
+        counted, alike = counted_in(subject, [o.op for o in found], batches, report)
+        notes += [alike] if alike else []
     decisions = resolve(subject.recipe, subject.graph)
     limits: dict[str, dict[int, Tensor]] = {}
     changes, kept = [], 0
@@ -124,7 +127,6 @@ def apply(subject: Subject, *, error: str = "outputs", samples: int = 32) -> Ste
         else:
             kept += 1
         report.step(operand.op)
-    notes = [note] if note else []
     if kept:
         notes.append(f"{kept} of {len(found)} weights already have the range of least error")
     weights = TunedWeights(limits=limits) if limits else None

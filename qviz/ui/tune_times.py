@@ -28,6 +28,7 @@ def field(widths: tuple[Width, ...]) -> None:
         placeholder=example,
         height=max(100, 28 * (1 + len(widths))),
         persist_state="session",
+        on_change=lambda: st.session_state.pop(PROBLEM, None),
         help="Export a checkpoint with everything at that width, run `qviz bench FOLDER` on the "
         "machine that counts, and name the folder here",
     )
@@ -47,7 +48,10 @@ def given(session: Session, recipe: Recipe, widths: tuple[Width, ...]) -> Times:
         text, equals, folder = (part.strip() for part in line.partition("="))
         if not equals or not folder:
             raise TuneError(f"line {line!r}", "is not a width and a folder", "Write W4A8=FOLDER")
-        folders[Width.parse(text)] = Path(folder).expanduser()
+        try:
+            folders[Width.parse(text)] = Path(folder).expanduser()
+        except RuntimeError as failure:
+            raise TuneError(f"folder {folder}", "has no such home", "Write it in full") from failure
     for width in widths:
         if width not in folders:
             raise TuneError(f"times at {width}", "are not given", f"Add a line {width}=FOLDER")
