@@ -209,7 +209,7 @@ def test_the_loss_is_the_weighed_error_over_the_weighed_power() -> None:
 
 
 class Uneven(nn.Module):
-    """Channels of an output with 1, 2 and 1000 as their root mean squares."""
+    """Channels with 1, 2 and 1000 as their root mean squares."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,12 +223,16 @@ class Uneven(nn.Module):
         return y
 
 
-def test_the_size_of_an_output_is_that_of_its_median_channel() -> None:
-    given = of_module(Uneven(), torch.randn(SAMPLES, 1, generator=generator(1)))
-    (unit,) = units_of(given).found
-    walk = Walk(given.original.program, {}, list(given.calibration.batches(7)))
-    cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0)
-    assert AsItIs(unit, cache, given.simulator, given.recipe).size == pytest.approx(2.0)
+def test_enormous_channels_are_not_the_size_of_an_output_with_rows() -> None:
+    """The median channel is; of one row per sample it is the root mean square of all."""
+    for shape, size in (((SAMPLES, 4, 1), 2.0), ((SAMPLES, 1), (1_000_005 / 3) ** 0.5)):
+        given = of_module(Uneven(), torch.randn(shape, generator=generator(1)))
+        (unit,) = units_of(given).found
+        walk = Walk(given.original.program, {}, list(given.calibration.batches(7)))
+        counts = found_in(given).get("fc")
+        cache = record(unit, given.simulator, walk, walk, held_out=1, seed=0, importance=counts)
+        before = AsItIs(unit, cache, given.simulator, given.recipe)
+        assert before.size == pytest.approx(size)
 
 
 class Normed(nn.Module):

@@ -9,11 +9,11 @@ over V, b', the range of the weight and that of the activation, by Adam, with st
 gradients. A weight may end more than one step from where it was, which AdaRound does not allow.
 
 What differs from the code: rates are in units that fit every layer (a step of the weight's grid,
-the root mean square of the median channel, a part of the range) where the code has 1e-5, 1e-3,
-1e-3 and 1e-1 absolute; they fall along a cosine and are larger, so that 200 steps do what 1000 did
-there; the fit starts at the weight range of least error; samples are held out; where an output has
-rows, its errors count as much as they move the model's output (``importance.py``). Ops with two
-activations (adds, attention products) have only their ranges fitted.
+the output's root mean square, a part of the range) where the code has 1e-5, 1e-3, 1e-3 and 1e-1
+absolute; they fall along a cosine and are larger, so that 200 steps do what 1000 did there; the fit
+starts at the weight range of least error; samples are held out; where an output has rows, its
+errors count as much as they move the model's output (``importance.py``). Ops with two activations
+(adds, attention products) have only their ranges fitted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from qviz.tune.step import Option, Step, Subject
 OPTIONS = (
     *COMMON,
     Option("lr_weight", 0.02, "rate of the weights, in steps of their grid", 0.0, 10.0),
-    Option("lr_bias", 0.002, "rate of the bias, in sizes of the median output channel", 0.0, 1.0),
+    Option("lr_bias", 0.002, "rate of the bias, in root mean squares of the output", 0.0, 1.0),
     Option("lr_weight_range", 0.002, "rate of the weight's range, in parts of it", 0.0, 1.0),
     Option("lr_activation_range", 0.01, "rate of the input's range, in parts of it", 0.0, 1.0),
 )
@@ -77,7 +77,7 @@ def apply(
         samples: calibration samples at most, those held out among them.
         holdout: part of the samples that no fit sees.
         lr_weight: in steps of the weight's grid.
-        lr_bias: in root mean squares of the output's median channel.
+        lr_bias: in root mean squares of the output, or of its median channel.
         lr_weight_range: in parts of the range.
         lr_activation_range: in parts of the range.
 

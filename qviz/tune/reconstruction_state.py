@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from qviz.affine import Grid, QuantParams
@@ -85,7 +84,6 @@ class AsItIs:
         if stored is not None and graph.ops[unit.op].type.startswith("conv"):
             axis = 1 - simulator.program.parameter(stored.tensor).dim()
         self.channels = graph.tensors[unit.op].shape[axis]
-        self._axis = axis
         name = bias_of(graph, unit.op)
         self.start_bias = None if name is None else simulator.program.parameter(name)
         self.ranges: Mapping[int, tuple[TensorRange, Grid]] = {
@@ -104,12 +102,16 @@ class AsItIs:
 
     @property
     def size(self) -> float:
-        """Root mean square of the output in its median channel: a few channels may be enormous."""
+        """Root mean square of the output; of its median channel where errors are weighed.
+
+        What weighs them is that a few rows and channels are enormous, and these are not the unit.
+        """
         target, weights = self.cache.target, self.cache.weights
-        weights = torch.ones_like(target) if weights is None else weights
-        others = [d for d in range(target.dim()) if d != target.dim() + self._axis]
+        if weights is None:
+            return self.cache.power**0.5 or 1.0
+        others = list(range(target.dim() - 1))
         power = (weights * target.square()).sum(others) / weights.sum(others).clamp(min=1e-38)
-        return float(power.median().sqrt()) or float(power.mean().sqrt()) or 1.0
+        return float(power.median().sqrt()) or self.cache.power**0.5 or 1.0
 
     def groups(self) -> list[dict[str, Any]]:
         """Nothing is changed."""
