@@ -108,10 +108,10 @@ class AsItIs:
         """
         target, weights = self.cache.target, self.cache.weights
         if weights is None:
-            return self.cache.power**0.5 or 1.0
+            return float(target.square().mean().sqrt()) or 1.0
         others = list(range(target.dim() - 1))
         power = (weights * target.square()).sum(others) / weights.sum(others).clamp(min=1e-38)
-        return float(power.median().sqrt()) or self.cache.power**0.5 or 1.0
+        return float(power.median().sqrt()) or float(power.mean().sqrt()) or 1.0
 
     def groups(self) -> list[dict[str, Any]]:
         """Nothing is changed."""
