@@ -14,6 +14,7 @@ from tune_kit import (
     of_module,
     subject,
     values,
+    weighed,
 )
 
 from qviz.data import as_data
@@ -88,9 +89,9 @@ def test_every_corrected_op_has_the_mean_of_the_float_model(name: str) -> None:
     wanted, made = values(given, None, recipe=False), values(given, step.weights, recipe=True)
     for change in step.changes:
         op = change.target
-        torch.testing.assert_close(
-            means(made[op], axis(op)), means(wanted[op], axis(op)), atol=1e-5, rtol=1e-5
-        )
+        rows = [weighed(given, op, value[op], axis(op)) for value in (made, wanted)]
+        found, goal = (means(value, 0, weights) for value, weights in rows)
+        torch.testing.assert_close(found, goal, atol=1e-5, rtol=1e-5)
 
 
 def test_it_equals_a_loop_that_runs_the_model_anew_for_every_op() -> None:

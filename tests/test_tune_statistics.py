@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tune_kit import cancel, deviations, error, means, of_module, subject, values
+from tune_kit import cancel, deviations, error, means, of_module, subject, values, weighed
 
 from qviz.affine import quantize
 from qviz.errors import Cancelled, TuneError
@@ -123,9 +123,9 @@ def test_every_op_has_mean_and_deviation_of_the_float_model(name: str, recipe: R
     assert len(step.changes) == (4 if name == "residual" else 3)
     for op in (c.target for c in step.changes):
         for number in (means, deviations):
-            torch.testing.assert_close(
-                number(made[op], axis(op)), number(wanted[op], axis(op)), atol=1e-3, rtol=1e-3
-            )
+            rows = [weighed(given, op, value[op], axis(op)) for value in (made, wanted)]
+            found, goal = (number(value, 0, weights) for value, weights in rows)
+            torch.testing.assert_close(found, goal, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "recipe"), [("residual", RESIDUAL), ("tokens", TOKENS)])

@@ -17,9 +17,11 @@ from qviz.errors import Cancelled
 from qviz.graph import Graph
 from qviz.histogram import Histogram
 from qviz.observe import observe
-from qviz.progress import Progress
+from qviz.progress import Progress, Reporter
 from qviz.recipe import Recipe, TensorRange
 from qviz.simulate import Simulator
+from qviz.tune.importance import Importance, rows_that_count
+from qviz.tune.lockstep import batches_that_fit, correctable, counted_in
 from qviz.tune.step import Step, Subject
 from qviz.weights import TunedWeights, tuned_graph
 
@@ -78,14 +80,33 @@ def values(given: Subject, weights: TunedWeights | None, *, recipe: bool) -> dic
     return found
 
 
-def means(value: Tensor, axis: int) -> Tensor:
-    """Mean of every channel, float64."""
-    return value.double().movedim(axis, 0).flatten(1).mean(1)
+def weighed(given: Subject, op: str, value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """All rows of an op's output over the calibration samples, and what each counts, summing to 1.
+
+    Both float64, ``[C, n]`` and ``[n]``.
+    """
+    batches, _ = batches_that_fit(given, 512, models=2)
+    counts, _ = counted_in(given, correctable(given), batches, Reporter("", 1, None))
+    if op not in counts:
+        rows = value.double().movedim(axis, 0).flatten(1)
+        return rows, torch.full((rows.shape[1],), 1 / rows.shape[1], dtype=torch.float64)
+    known = Importance(torch.cat([p.rows for p in counts[op]]), counts[op][0].columns)
+    (part,), weights = rows_that_count([value], given.graph.tensors[op], [known])
+    assert weights is not None
+    return part.double().T, weights[0].double() / weights[0].double().sum()
 
 
-def deviations(value: Tensor, axis: int) -> Tensor:
-    """Standard deviation of every channel, float64."""
-    return value.double().movedim(axis, 0).flatten(1).std(1, unbiased=False)
+def means(value: Tensor, axis: int, weights: Tensor | None = None) -> Tensor:
+    """Mean of every channel, float64; weights of the rows sum to 1."""
+    rows = value.double().movedim(axis, 0).flatten(1)
+    return rows.mean(1) if weights is None else rows @ weights
+
+
+def deviations(value: Tensor, axis: int, weights: Tensor | None = None) -> Tensor:
+    """Standard deviation of every channel, float64; likewise."""
+    rows = value.double().movedim(axis, 0).flatten(1)
+    squares = (rows - means(value, axis, weights)[:, None]).square()
+    return (squares.mean(1) if weights is None else squares @ weights).sqrt()
 
 
 def error(given: Subject, step: Step) -> float:

@@ -109,20 +109,21 @@ def importance_of(
 
 def rows_that_count(
     parts: Sequence[Tensor], info: TensorInfo, importance: Sequence[Importance] | None
-) -> Sequence[Tensor]:
-    """The rows of an op's output that reach the model's, ``[n, C]`` of each batch.
+) -> tuple[Sequence[Tensor], Sequence[Tensor] | None]:
+    """The rows of an op's output that reach the model's, and what a squared error of each counts.
 
-    All rows of a sample of which none does; all of the output as it is where nothing is known.
+    Returns:
+        Of each batch ``[n, C]`` and ``[n]``; all of the output as it is, and None, where nothing is
+        known of it.
     """
     if importance is None:
-        return parts
-    found = []
+        return parts, None
+    rows, weights = [], []
     for part, own in zip(parts, importance, strict=True):
-        first = samples_first(part, info)
-        live = own.rows > 0
-        live = live | ~live.any(-1, keepdim=True)
-        found.append(first.reshape(*live.shape, first.shape[-1])[live])
-    return found
+        first, live = samples_first(part, info), own.rows > 0
+        rows.append(first.reshape(*live.shape, first.shape[-1])[live])
+        weights.append(own.rows[live])
+    return rows, weights
 
 
 def _is_looked_at(graph: Graph, name: str) -> bool:

@@ -80,7 +80,8 @@ class Lockstep:
 class Pair:
     """The float model and the subject under its recipe, on the same batches.
 
-    Statistics are of the rows that reach the model's output: padding has no part in them.
+    Statistics are of the rows that reach the model's output, weighed by what they do there: padding
+    has no part in them, and a few enormous rows are not all of them.
 
     Attributes:
         samples: calibration samples used.
@@ -132,8 +133,9 @@ class Pair:
         return self._moments(op, self._own.through(op))
 
     def _moments(self, op: str, outputs: Sequence[Tensor]) -> Moments:
-        rows = rows_that_count(outputs, self._graph.tensors[op], self._counted.get(op))
-        return moments(rows, self._axis(op))
+        info, known = self._graph.tensors[op], self._counted.get(op)
+        rows, weights = rows_that_count(outputs, info, known)
+        return moments(rows, self._axis(op), weights)
 
     def _axis(self, op: str) -> int:
         return output_axis(self._graph, op)
@@ -185,18 +187,32 @@ class Moments:
         return float(self.variance.mean().sqrt())
 
 
-def moments(parts: Sequence[Tensor], axis: int) -> Moments:
-    """Channel statistics of a value given in parts, exact to float64 rounding."""
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+def moments(parts: Sequence[Tensor], axis: int, weights: Sequence[Tensor] | None = None) -> Moments:
+    """Channel statistics of a value given in parts, exact to float64 rounding.
+
+    Args:
+        parts: of any shape with the channels along ``axis``.
+        axis: of the channels.
+        weights: of every row of parts ``[n, C]``, ``[n]`` each; None is all alike.
+    """
+    count, total, squares = 0.0, torch.zeros(()), torch.zeros(())
     centre: Tensor | None = None
-    for part in parts:
+    for number, part in enumerate(parts):
         rows = part.detach().movedim(axis, 0).reshape(part.shape[axis], -1).double()
+        if not rows.shape[1]:
+            continue
         # about the mean of the first part, so that a mean far from zero costs no digits
         centre = rows.mean(1) if centre is None else centre
         rows = rows - centre[:, None]
-        count += rows.shape[1]
-        total = total + rows.sum(1)
-        squares = squares + rows.square().sum(1)
+        if weights is None:
+            count += rows.shape[1]
+            total = total + rows.sum(1)
+            squares = squares + rows.square().sum(1)
+        else:
+            own = weights[number].double()
+            count += float(own.sum())
+            total = total + rows @ own
+            squares = squares + rows.square() @ own
     assert centre is not None
     mean = total / count
     return Moments(centre + mean, (squares / count - mean.square()).clamp(min=0.0))

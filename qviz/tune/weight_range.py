@@ -8,7 +8,7 @@ weights leaves less error. What error, is the question:
   (Nahshan et al. 2021). It takes every weight for independent, but clipping shrinks the largest
   weights of a channel all alike, and behind a ReLU that adds up in the output;
 * ``outputs``: ||(W - Q(W)) x||^2 over calibration samples, the same with what the op really reads,
-  of all rows that reach the model's output.
+  where that has rows each by what it does to the model's output.
   This is the local loss of AdaRound (eq. 13) and AdaQuant, over the range alone.
 """
 
@@ -23,11 +23,11 @@ from torch import Tensor
 
 from qviz.affine import Grid, QuantParams, fake_quantize, symmetric_params, weight_params
 from qviz.errors import TuneError
-from qviz.graph import Operand
+from qviz.graph import Operand, TensorInfo
 from qviz.progress import Reporter
 from qviz.recipe import resolve
 from qviz.rewrite import get_attr
-from qviz.tune.importance import rows_that_count
+from qviz.tune.importance import Importance, rows_that_count
 from qviz.tune.lockstep import Lockstep, batches_that_fit, counted_in, output_axis
 from qviz.tune.step import Change, Option, Step, Subject
 from qviz.weights import TunedWeights
@@ -111,7 +111,7 @@ def apply(subject: Subject, *, error: str = "outputs", samples: int = 32) -> Ste
         errors: Errors = partial(weight_error, value)
         if error == "outputs":
             rows = partial(
-                rows_that_count,
+                _weighed,
                 info=subject.graph.tensors[operand.op],
                 importance=counted.get(operand.op),
             )
@@ -207,6 +207,16 @@ class _Outputs:
                 changed[self._position] = weight
                 outputs.append(self._target(*changed, **kwargs))
         return self._rows(outputs)
+
+
+def _weighed(
+    outputs: Sequence[Tensor], info: TensorInfo, importance: Sequence[Importance] | None
+) -> Sequence[Tensor]:
+    """Rows whose squares are what they count."""
+    rows, weights = rows_that_count(outputs, info, importance)
+    if weights is None:
+        return rows
+    return [r * w.sqrt()[:, None] for r, w in zip(rows, weights, strict=True)]
 
 
 def _by_channel(parts: Sequence[Tensor], axis: int | None, kept: int | None) -> Tensor:
