@@ -20,7 +20,7 @@ from qviz.observe import observe
 from qviz.progress import Progress, Reporter
 from qviz.recipe import Recipe, TensorRange
 from qviz.simulate import Simulator
-from qviz.tune.importance import Importance, rows_that_count
+from qviz.tune.importance import rows_that_count
 from qviz.tune.lockstep import batches_that_fit, correctable, counted_in
 from qviz.tune.step import Step, Subject
 from qviz.weights import TunedWeights, tuned_graph
@@ -90,10 +90,15 @@ def weighed(given: Subject, op: str, value: Tensor, axis: int) -> tuple[Tensor, 
     if op not in counts:
         rows = value.double().movedim(axis, 0).flatten(1)
         return rows, torch.full((rows.shape[1],), 1 / rows.shape[1], dtype=torch.float64)
-    known = Importance(torch.cat([p.rows for p in counts[op]]), counts[op][0].columns)
-    (part,), weights = rows_that_count([value], given.graph.tensors[op], [known])
+    info, sizes = given.graph.tensors[op], [batch.size for batch in batches]
+    if info.batch_dim is None:  # sequence first, samples mixed
+        parts = [p.flatten(0, 1) for p in value.unflatten(0, (-1, sum(sizes))).split(sizes, 1)]
+    else:
+        parts = list(value.split([n * info.batch_multiple for n in sizes], info.batch_dim))
+    some, weights = rows_that_count(parts, info, counts[op])
     assert weights is not None
-    return part.double().T, weights[0].double() / weights[0].double().sum()
+    every = torch.cat(list(weights)).double()
+    return torch.cat(list(some)).double().T, every / every.sum()
 
 
 def means(value: Tensor, axis: int, weights: Tensor | None = None) -> Tensor:
