@@ -3,7 +3,8 @@
 Rounding weights and inputs shifts the mean of an op's output, E[y~] - E[y], and the shift adds up
 through the network. Nagel et al. 2019 (Data-Free Quantization, arXiv 1906.04721, empirical bias
 correction) subtract it from the bias, measured over data, one op after the other so that each sees
-the corrections before it. No labels, one pass over the samples.
+the corrections before it. No labels, one pass over the samples. Where an output has rows, each
+counts as much as an error in it moves the model's output (``importance.py``).
 """
 
 from __future__ import annotations

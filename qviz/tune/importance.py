@@ -215,11 +215,11 @@ def _of(squares: Tensor, graph: Graph, op: str) -> Importance:
 
 def is_product(*infos: TensorInfo) -> bool:
     """Whether these are two factors and their product, with as many matrices for every sample."""
-    first = infos[-1]
+    made = infos[-1]
     return len(infos) == 3 and all(
         info.batch_dim is not None
         and info.batch_dim < info.dims - 2
-        and (info.batch_dim, info.shape[:-2]) == (first.batch_dim, first.shape[:-2])
+        and (info.batch_dim, info.shape[:-2]) == (made.batch_dim, made.shape[:-2])
         for info in infos
     )
 

@@ -13,7 +13,8 @@ A weight and its limit that grow together keep their codes, so s acts on the qua
 What differs from the code: the batch is the whole set at once, where the code averages batches of
 200 with momentum 0.1 (``strength`` is what that comes to).
 
-Ops without a batch norm (*para-normalization*) take mean and variance measured on the float model.
+Ops without a batch norm (*para-normalization*) take mean and variance measured on the float model,
+over rows weighed as ``importance.py`` says; against a known gamma and beta all rows count alike.
 """
 
 from __future__ import annotations
