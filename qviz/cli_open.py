@@ -215,7 +215,10 @@ def chosen(job: Job, rows: Sequence[CalibratorRow] | None = None) -> Recipe:
     """
     calibrated(job)
     if (start := getattr(job.options, "start", None)) is not None:
-        return read_recipe(start, job.session).skip(*job.options.skip)
+        found = read_recipe(start, job.session)
+        if found.profile != job.options.profile:
+            job.meter.warn([f"{start}: follows profile {found.profile}, not {job.options.profile}"])
+        return found.skip(*job.options.skip)
     spec = job.options.calibrator
     if spec == "auto":
         spec = next(r.calibrator for r in rows or compared(job) if r.best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -20,6 +21,20 @@ LONGEST = ("test_tutorial", "test_story")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files in front."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def components_are_looked_for_once() -> Iterator[None]:
+    """Streamlit reads the metadata of every installed package for every new page under test."""
+    if "streamlit.testing.v1" not in sys.modules:  # no page is tested
+        yield
+        return
+    from streamlit.components.v2 import manifest_scanner as scanner
+
+    once = functools.cache(scanner.scan_component_manifests)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanner, "scan_component_manifests", once)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -98,6 +98,17 @@ def test_a_recipe_of_one_run_is_the_start_of_another(
     assert (tmp_path / "out" / f"weights-{before['weights']}.npz").exists()
 
 
+def test_a_recipe_to_start_from_keeps_its_profile_and_that_is_said(
+    project: Project, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, out = str(run / "recipe-corrected.json"), tmp_path / "out"
+    words = ("--method", "ifmr", "--from", start, "--profile", "ort-cpu", "--quiet")
+    assert main(project.words("tune", out, *words)) == 0
+    warning = f"qviz: warning: {start}: follows profile cuda, not ort-cpu\n"
+    assert warning in capsys.readouterr().err
+    assert json.loads((out / "recipe-ifmr.json").read_text())["profile"] == "cuda"
+
+
 def test_a_run_stands_for_its_model_and_data(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
