@@ -108,7 +108,7 @@ class BiasFit:
                 self.unit = "KL"
                 own, wanted = F.log_softmax(output, 1), F.log_softmax(some.targets, 1)
                 return F.kl_div(own, wanted, reduction="none", log_target=True).sum(1)
-            return (output - some.targets).square().flatten(1).mean(1)
+            return (output - some.targets).square().reshape(some.count, -1).mean(1)
 
     def losses(self, samples: Samples, batch: int) -> Tensor:
         """Distance of each of all samples, float64 ``[n]``."""

@@ -131,7 +131,7 @@ def _elements(
     importance: Importance | None,
 ) -> Parts:
     """The same random elements of what an add reads and makes: ``[B, k]``."""
-    values = [v.flatten(1) for v in (*inputs, *outputs)]
+    values = [v.reshape(v.shape[0], -1) for v in (*inputs, *outputs)]
     samples, count = values[-1].shape
     live = None
     if importance is not None:

@@ -83,7 +83,8 @@ class AsItIs:
         axis = -1
         if stored is not None and graph.ops[unit.op].type.startswith("conv"):
             axis = 1 - simulator.program.parameter(stored.tensor).dim()
-        self.channels = graph.tensors[unit.op].shape[axis]
+        shape = graph.tensors[unit.op].shape or (1,)  # an add may make one number per sample
+        self.channels = shape[axis]
         name = bias_of(graph, unit.op)
         self.start_bias = None if name is None else simulator.program.parameter(name)
         self.ranges: Mapping[int, tuple[TensorRange, Grid]] = {
