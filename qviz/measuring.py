@@ -300,5 +300,5 @@ class Measuring:
                 self.metric.name,
                 f"the float model scores {value:g} {self.metric.unit}".rstrip()
                 + ", so a relative drop from it has no meaning",
-                "Search with top1, agreement or another metric of quality",
+                "Search with top1, agreement or a function of your own, R2 for instance",
             )

@@ -226,5 +226,5 @@ def test_a_metric_without_a_relative_drop_cannot_be_searched_message(
         session.search(session.recipe("max"))
     assert str(caught.value) == (
         f"{name}: the float model scores {score}, so a relative drop from it has no meaning. "
-        "Search with top1, agreement or another metric of quality."
+        "Search with top1, agreement or a function of your own, R2 for instance."
     )
