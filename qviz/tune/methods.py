@@ -8,6 +8,7 @@ appears in the app, the command line and the API.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
@@ -22,8 +23,11 @@ class Module(Protocol):
 
     OPTIONS: tuple[Option, ...]
 
-    def sites(self, subject: Subject) -> tuple[str, ...]:
-        """Ops or tensors that it can change, most promising first where that is known."""
+    def sites(self, subject: Subject, **options: float | int | str | bool) -> tuple[str, ...]:
+        """Ops or tensors that it can change, most promising first where that is known.
+
+        Of its options it takes those that decide this (``Option.sites``).
+        """
 
     def apply(self, subject: Subject, **options: float | int | str | bool) -> Step:
         """Do it; ``TuneError`` where it cannot be done."""
@@ -53,6 +57,13 @@ class Method:
     def module(self) -> Module:
         """Its code, imported when first asked for."""
         return cast(Module, importlib.import_module(f"qviz.tune.{self.name}"))
+
+    def deciding(
+        self, options: Mapping[str, float | int | str | bool]
+    ) -> dict[str, float | int | str | bool]:
+        """Those of the options that decide where it applies, where they are not the default."""
+        known = {o.name: o.default for o in self.module.OPTIONS if o.sites}
+        return {k: v for k, v in options.items() if k in known and v != known[k]}
 
 
 #: In the order in which a person would try them.

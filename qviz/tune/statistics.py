@@ -35,7 +35,13 @@ from qviz.tune.step import Change, Option, Step, Subject
 from qviz.weights import NOTHING, TunedWeights, shared, weight_of, with_bias
 
 OPTIONS = (
-    Option("where", "folded", "ops whose batch norm was folded, or all", choices=("folded", "all")),
+    Option(
+        "where",
+        "folded",
+        "ops whose batch norm was folded, or all",
+        choices=("folded", "all"),
+        sites=True,
+    ),
     Option(
         "target",
         "measured",
@@ -53,12 +59,8 @@ _DEAD = 1e-3
 UNIT = "error of mean and std / output std"
 
 
-def sites(subject: Subject) -> tuple[str, ...]:
-    """Int8 ops whose batch norm was folded into them, in execution order."""
-    return _sites(subject, "folded")
-
-
-def _sites(subject: Subject, where: str) -> tuple[str, ...]:
+def sites(subject: Subject, *, where: str = "folded") -> tuple[str, ...]:
+    """Int8 ops whose batch norm was folded into them, or all, in execution order."""
     hosts = set(subject.graph.folded.values())
     able = correctable(subject)
     return able if where == "all" else tuple(op for op in able if op in hosts)
@@ -84,7 +86,7 @@ def apply(
     Raises:
         TuneError: the model has no folded batch norm, or a single sample is all there is.
     """
-    wanted = _sites(subject, where)
+    wanted = sites(subject, where=where)
     if not wanted:
         raise TuneError(
             "statistics tuning",

@@ -1,9 +1,9 @@
 """A step of tuning: what a method is given, and what it gives back.
 
 Every method is a module with ``OPTIONS``, ``sites(subject)`` and ``apply(subject, **options)``
-(methods.py lists them). ``apply`` is pure: it changes neither the graph nor the recipe, it gives
-new weights, a new recipe and the rows of what changed. Steps compose: ``after`` is the subject that
-the next method starts from.
+(methods.py lists them); ``sites`` takes the options that are marked so too. ``apply`` is pure: it
+changes neither the graph nor the recipe, it gives new weights, a new recipe and the rows of what
+changed. Steps compose: ``after`` is the subject that the next method starts from.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ class Option:
         low: smallest number allowed.
         high: largest number allowed.
         choices: allowed texts; empty if it is a number or a switch.
+        sites: whether it decides where the method applies: a keyword of ``sites`` too.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Option:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    sites: bool = False
 
     def read(self, value: object) -> float | int | str | bool:
         """A value of the option's type, from a number or a text as a command line gives it.

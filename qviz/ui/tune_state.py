@@ -13,7 +13,9 @@ from qviz.ui.workspace import Workspace
 
 #: Kinds of jobs that this page starts; while one runs, no other is begun here.
 KINDS = ("tune", "remedies", "allocate", "pipeline", "qat", "auto")
-#: Recipes of which it is remembered where methods apply.
+#: Options by which methods apply elsewhere than by default: method, option, value.
+Asked = frozenset[tuple[str, str, float | int | str | bool]]
+#: Recipes, with such options, of which it is remembered where methods apply.
 KEPT = 32
 
 
@@ -35,10 +37,10 @@ class TuneState:
     """The memory of one visit.
 
     Attributes:
-        sites: by recipe, the job that finds out where each method applies.
+        sites: by recipe and options, the job that finds out where each method applies.
     """
 
-    sites: dict[Recipe, Job] = field(default_factory=dict)
+    sites: dict[tuple[Recipe, Asked], Job] = field(default_factory=dict)
 
 
 def state_of(workspace: Workspace) -> TuneState:
@@ -52,31 +54,52 @@ def running(workspace: Workspace) -> Job | None:
     return next((job for job in jobs if job is not None and job.snapshot().active), None)
 
 
-def sites_job(workspace: Workspace) -> Job:
-    """Finds out where each method applies on the draft: a mapping of names to ``Sites``.
+def known_sites(workspace: Workspace, asked: Asked) -> dict[str, Sites]:
+    """Where methods apply on the draft with these options, of those of which it is known."""
+    found: dict[str, Sites] = {}
+    for (recipe, options), job in list(state_of(workspace).sites.items()):
+        if recipe == workspace.recipe:
+            shown = job.snapshot()
+            looked: Mapping[str, Sites] = shown.result or shown.partial or {}
+            found |= {n: s for n, s in looked.items() if _of(n, options) == _of(n, asked)}
+    return found
 
-    It is started if there is none, or if the last one was stopped.
+
+def _of(method: str, asked: Asked) -> Asked:
+    return frozenset(one for one in asked if one[0] == method)
+
+
+def sites_job(workspace: Workspace, asked: Asked) -> Job:
+    """Finds out where each method applies on the draft; ``known_sites`` has what it finds.
+
+    It is started if there is none, or if the last one was stopped; what is known is not looked for
+    again.
     """
-    memory, recipe = state_of(workspace).sites, workspace.recipe
-    job = memory.get(recipe)
+    memory, key = state_of(workspace).sites, (workspace.recipe, asked)
+    job = memory.get(key)
     if job is None or job.snapshot().state == "cancelled":
-        work = _look(workspace, recipe)
-        job = memory[recipe] = workspace.submit("sites", "See which methods apply", work)
+        work = _look(workspace, asked, known_sites(workspace, asked))
+        job = memory[key] = workspace.submit("sites", "See which methods apply", work)
         while len(memory) > KEPT:
             del memory[next(iter(memory))]
     return job
 
 
-def _look(workspace: Workspace, recipe: Recipe) -> Callable[[Job], Mapping[str, Sites]]:
-    session = workspace.opened.session
+def _look(
+    workspace: Workspace, asked: Asked, known: Mapping[str, Sites]
+) -> Callable[[Job], Mapping[str, Sites]]:
+    session, recipe = workspace.opened.session, workspace.recipe
 
     def work(job: Job) -> Mapping[str, Sites]:
         subject = session.subject(recipe, progress=job.tell)
-        found: dict[str, Sites] = {}
+        found = dict(known)
         for name, method in METHODS.items():
+            if name in found:
+                continue
             job.check()
+            options = {option: value for _, option, value in _of(name, asked)}
             try:
-                found[name] = Sites(method.module.sites(subject))
+                found[name] = Sites(method.module.sites(subject, **options))
             except QvizError as failure:
                 found[name] = Sites(problem=str(failure))
             job.publish(dict(found))

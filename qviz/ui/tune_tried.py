@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from qviz.digits import percent
 from qviz.errors import QvizError
 from qviz.figures_tune import steps_figure
 from qviz.tables_tune import Tried, tried, tried_table
@@ -17,6 +18,9 @@ from qviz.ui.workspace import Workspace
 #: Session-state key: number of the step that is looked at.
 CHOSEN = "tune_tried"
 TALL = 420
+#: A relative rise of the divergence that is worth a warning. The record has no interval of it, so
+#: a smaller one may as well be chance.
+AWAY = 0.25
 
 
 def history(workspace: Workspace) -> None:
@@ -73,6 +77,13 @@ def _choose(step: object) -> None:
 def _one(workspace: Workspace, one: Tried) -> None:
     with st.container(border=True):
         tune_result.verdict(workspace, one)
+        rise = _rise(one)
+        if one.verdict == "noise" and rise > AWAY:
+            st.warning(
+                f"The divergence from float rose by {percent(rise)}: the outputs move away from "
+                "float's, which the metric does not show on these samples. The record has no "
+                "interval of the rise."
+            )
         if one.how:
             st.caption(plain(one.how))
         if one.notes:
@@ -82,3 +93,9 @@ def _one(workspace: Workspace, one: Tried) -> None:
         else:
             tune_result.actions(workspace, one.recipe, words.label(one), key="tune_old")
         st.caption(words.record(one))
+
+
+def _rise(one: Tried) -> float:
+    """By how much the outputs moved away from float's, relative; 0 where that is not known."""
+    first, last = one.divergence
+    return last / first - 1 if first > 0 and last == last else 0.0
