@@ -13,12 +13,10 @@ from qviz.ui import compare, plan_import
 from qviz.ui.compare_result import Variant
 from qviz.ui.plan_choice import Choice, all_int8
 from qviz.ui.plan_state import PlanState, state_of
+from qviz.ui.variant_names import DRAFT, FIXED, FLOAT, INT8
 from qviz.ui.words import Columns
 from qviz.ui.workspace import Workspace
 
-DRAFT, INT8, FLOAT = "draft", "all int8", "float"
-#: Names that are always there.
-FIXED = (DRAFT, INT8, FLOAT)
 _number = st.column_config.NumberColumn
 COLUMNS: Columns = {
     "variant": st.column_config.TextColumn("Variant", pinned=True),
@@ -42,7 +40,7 @@ def variants(workspace: Workspace) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", key="variants_save"):
         st.text_input("Save the draft as", key="variant_name", width=220)
         st.button("Save", key="variant_save", on_click=_keep, args=(workspace,))
-        plan_import.upload(workspace, tuple(found))
+        plan_import.upload(workspace, (*found, *workspace.variants))
     plan_import.outcome()
     _table(workspace, found)
     own = [name for name in found if name not in FIXED]
@@ -90,8 +88,6 @@ def _save() -> None:
 def _keep(workspace: Workspace) -> None:
     name = str(st.session_state["variant_name"]).strip()
     try:
-        if name in FIXED:
-            raise RecipeError(name, "is always there", "Choose another name")
         workspace.keep(name, workspace.recipe)
     except QvizError as error:
         st.session_state["variant_problem"] = str(error)

@@ -96,9 +96,10 @@ def actions(
         st.rerun()
     used = workspace.recipe == recipe
     about, problem, kept = st.session_state.get(f"{key}_told", (None, "", ""))
-    if about == recipe and problem:
+    # on a new visit to the page the name that was typed is gone, and may be free by now
+    if about == recipe and problem and f"{key}_name" in st.session_state:
         st.error(plain(problem))
-    if about == recipe and kept:
+    if kept and about == recipe == workspace.variants.get(kept):
         st.success(f"Kept as variant {plain(kept)}: compare and load it on the page Plan.")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button(

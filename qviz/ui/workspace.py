@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from qviz.jobs import Job
+from qviz.ui import variant_names
 from qviz.ui.history import History, Step
 from qviz.ui.launch import Start
 from qviz.ui.models import Models, Opened
@@ -94,16 +95,23 @@ class Workspace:
 
     @property
     def variants(self) -> dict[str, Recipe]:
-        """Named recipes, oldest first; the run folder keeps them. Change them with ``keep``."""
-        return self.opened.session.variants
+        """Named recipes, oldest first; the run folder keeps them. Change them with ``keep``.
+
+        The names are the app's: see ``variant_names.shown``.
+        """
+        kept = self.opened.session.variants
+        return {own: kept[name] for own, name in variant_names.shown(kept).items()}
 
     def keep(self, name: str, recipe: Recipe | None) -> None:
         """Keep a recipe under a name, or forget the name (None).
 
         Raises:
-            RecipeError: the name is empty.
+            RecipeError: the name is empty, always there, or another variant's.
         """
-        self.opened.session.keep(name, recipe)
+        names = variant_names.shown(self.opened.session.variants)
+        if recipe is not None:
+            variant_names.check(name, names)
+        self.opened.session.keep(names.get(name, name), recipe)
 
     def submit(self, kind: str, title: str, work: Callable[[Job], object]) -> Job:
         """Start a job of a kind; one of that kind that still runs is cancelled first."""
