@@ -13,7 +13,9 @@ from allocation_kit import W4, bench, losses
 from networks import Residual, made
 from streamlit.testing.v1 import AppTest
 
+from qviz.errors import Cancelled
 from qviz.int8.timing_file import write_benches
+from qviz.jobs import Job, Snapshot
 from qviz.opening import _OPENING
 from qviz.search.allocation_json import frontier_to
 from qviz.search.allocation_problem import Problem
@@ -24,6 +26,9 @@ from qviz.tune.result import Tuning
 from qviz.ui import launch, visit
 from qviz.ui.export_words import plain
 from qviz.ui.launch import MAIN, Start
+from qviz.ui.tune_bits import Allocated
+from qviz.ui.tune_frontier import Chosen
+from qviz.ui.tune_words import OTHER_ALLOCATION
 from qviz.ui.workspace import Workspace
 
 
@@ -73,7 +78,7 @@ def opened(begin: Start, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setattr(launch, "_start", begin)
     at = AppTest.from_file(str(MAIN), default_timeout=120).run()
     at.switch_page("../../pages/tune.py").run()
-    return wait(at, lambda: at.get_by_key("tune_run_bias_correction") is not None)
+    return wait(at, lambda: "tune_run_bias_correction" in {one.key for one in at.button})
 
 
 @pytest.fixture
@@ -239,7 +244,8 @@ def test_one_width_for_all_is_a_step_of_the_draft(at: AppTest) -> None:
     assert weights.value
 
 
-def test_an_allocation_is_used_where_the_slider_stands(at: AppTest) -> None:
+def allocated(at: AppTest) -> Allocated:
+    """What Allocate finds between 8 and 4 bits."""
     pytest.importorskip("scipy")
     tab(at, "Bit widths")
     at.multiselect(key="tune_bits_offered").set_value([4]).run()
@@ -247,12 +253,19 @@ def test_an_allocation_is_used_where_the_slider_stands(at: AppTest) -> None:
     job = workspace(at).jobs["allocate"]
     assert job.snapshot().state == "done", job.snapshot().error
     found = job.snapshot().result
+    assert isinstance(found, Allocated)
+    return found
+
+
+def test_an_allocation_is_used_where_the_slider_stands(at: AppTest) -> None:
+    found = allocated(at)
     slider = at.slider(key="tune_limit")
     slider.set_value(slider.min).run()
     tightest = found.frontier.points[0].allocation
     assert f"**{tightest.summary}**" in said(at)
     loss = at.select_slider(key="tune_limit_loss")
     stood = loss.value
+    assert isinstance(stood, float)
     assert stood >= 0.99 * tightest.loss
     loss.set_value(found.problem.base().loss).run()  # nothing may be lost: 8 bits everywhere
     assert at.slider(key="tune_limit").value == at.slider(key="tune_limit").max
@@ -261,10 +274,48 @@ def test_an_allocation_is_used_where_the_slider_stands(at: AppTest) -> None:
     assert at.select_slider(key="tune_limit_loss").value == stood
     press(at, "tune_allocated_use")
     assert workspace(at).history.undoes == f"allocation {tightest.summary}"
+
+
+def test_a_pipeline_says_of_which_allocation_it_is(at: AppTest) -> None:
+    found = allocated(at)
+    slider = at.slider(key="tune_limit")
+    slider.set_value(slider.min).run()
+    tightest = found.frontier.points[0].allocation
     press(at, "tune_pipeline_light")
-    assert "Light pipeline, stage by stage:" in said(at)
+    assert f"**Light pipeline** within the size of {tightest.summary}, stage by stage:" in said(at)
+    assert OTHER_ALLOCATION not in said(at)
     stages = workspace(at).jobs["pipeline"].snapshot().result.stages
     assert [result.stage.title for result in stages if plain(result.stage.title) in said(at)]
+    # another tab of the same address chooses another one
+    workspace(at).memo("tune_chosen", Chosen).allocation = found.problem.base()
+    at.run()
+    assert at.slider(key="tune_limit").value == at.slider(key="tune_limit").max
+    assert OTHER_ALLOCATION in said(at)
+    press(at, "tune_piped_use")
+    assert str(workspace(at).history.undoes).startswith("Light pipeline, ")
+
+
+def test_a_run_that_ends_with_nothing_leaves_the_result_before_it_standing(at: AppTest) -> None:
+    own = workspace(at)
+
+    def usable(shown: Snapshot) -> bool:
+        return bool(shown.result or shown.partial)
+
+    def stopped(job: Job) -> None:
+        raise Cancelled
+
+    def stopped_later(job: Job) -> None:
+        job.publish("a part")
+        raise Cancelled
+
+    first = own.submit("kind", "first", lambda job: "all")
+    idle(at)
+    own.submit("kind", "second", stopped)
+    idle(at)
+    assert own.standing("kind", usable) is first
+    third = own.submit("kind", "third", stopped_later)
+    idle(at)
+    assert own.standing("kind", usable) is third
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ import streamlit as st
 from qviz import allocating
 from qviz.auto_ends import recipe_for
 from qviz.errors import QvizError
-from qviz.jobs import Job
+from qviz.jobs import Job, Snapshot
 from qviz.recipe import Recipe
 from qviz.search.allocation_problem import Problem, Times
 from qviz.search.mixing import Networks
 from qviz.search.preparing import offered as widths_of
 from qviz.search.widths import CostKind, Frontier, Width
 from qviz.session import Session
-from qviz.ui import jobs_view, tune_frontier, tune_times
+from qviz.ui import jobs_view, tune_frontier, tune_pipeline, tune_times
 from qviz.ui import tune_words as words
 from qviz.ui.export_words import plain
 from qviz.ui.tune_state import running
@@ -63,17 +63,27 @@ def bits(workspace: Workspace) -> None:
     st.subheader("Bits where they are worth most", anchor=False)
     _form(workspace)
     job = workspace.jobs.get(KIND)
-    if job is None:
+    if job is not None:
+        jobs_view.failure(job.snapshot())
+    earlier = KIND in workspace.finished
+    standing = workspace.standing(KIND, lambda shown: _usable(shown, whole=earlier))
+    chosen = None
+    if standing is None:
         _earlier(workspace)
-        return
-    shown = job.snapshot()
-    jobs_view.failure(shown)
-    if shown.active:
-        st.fragment(lambda: _live(workspace, job), run_every=tune_frontier.POLL)()
-        return
-    found = shown.result or shown.partial
-    if isinstance(found, Allocated):
-        tune_frontier.frontier(workspace, found)
+    elif standing.snapshot().active:
+        st.fragment(lambda: _live(workspace, standing), run_every=tune_frontier.POLL)()
+    else:
+        shown = standing.snapshot()
+        found = shown.result or shown.partial
+        assert isinstance(found, Allocated)
+        chosen = tune_frontier.frontier(workspace, found)
+    tune_pipeline.pipelines(workspace, chosen)
+
+
+def _usable(shown: Snapshot, *, whole: bool) -> bool:
+    """Whether a frontier has points; ``whole``: a part of one does not do."""
+    found = shown.result if whole else shown.result or shown.partial
+    return isinstance(found, Allocated) and bool(found.frontier.points)
 
 
 def _live(workspace: Workspace, job: Job) -> None:
@@ -103,9 +113,13 @@ def _uniform(workspace: Workspace) -> None:
     if problem := st.session_state.pop("tune_uniform_problem", None):
         st.error(plain(problem))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        weights = st.selectbox("Weights, bits", ALL, key="tune_uniform_w", width=130)
-        activations = st.selectbox("Activations, bits", ALL, key="tune_uniform_a", width=130)
-        ends = st.checkbox("First and last ops stay at 8", True, key="tune_uniform_ends")
+        weights, activations = (
+            st.selectbox(f"{what}, bits", ALL, key=key, width=130, persist_state="session")
+            for what, key in (("Weights", "tune_uniform_w"), ("Activations", "tune_uniform_a"))
+        )
+        ends = st.checkbox(
+            "First and last ops stay at 8", True, key="tune_uniform_ends", persist_state="session"
+        )
         st.button(
             "Use for the draft",
             key="tune_uniform",
@@ -138,7 +152,12 @@ def _use_uniform(workspace: Workspace, weights: int, activations: int, ends: boo
 def _form(workspace: Workspace) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         kind = st.selectbox(
-            "Limit", list(KINDS), key="tune_bits_kind", width=190, persist_state="session"
+            "Limit",
+            list(KINDS),
+            key="tune_bits_kind",
+            width=190,
+            persist_state="session",
+            on_change=tune_times.forget,
         )
         offered = st.multiselect(
             "Bits offered beside 8",
@@ -147,6 +166,7 @@ def _form(workspace: Workspace) -> None:
             key="tune_bits_offered",
             width=260,
             persist_state="session",
+            on_change=tune_times.forget,
         )
         activations = st.segmented_control(
             "Activations",
@@ -155,6 +175,7 @@ def _form(workspace: Workspace) -> None:
             required=True,
             key="tune_bits_activations",
             persist_state="session",
+            on_change=tune_times.forget,
         )
         ends = st.checkbox(
             "First and last ops stay at 8",
@@ -196,7 +217,7 @@ def _start(
     if running(workspace) is not None:
         return
     session, recipe = workspace.opened.session, workspace.recipe
-    st.session_state.pop(tune_times.PROBLEM, None)
+    tune_times.forget()
     try:
         times = tune_times.given(session, recipe, widths) if kind == "latency" else None
     except QvizError as failure:

@@ -43,6 +43,8 @@ POLL = 1.0
 SLIDER = "tune_limit"
 #: And of the limit on the loss: the same allocation seen from the other axis.
 LOSS_SLIDER = "tune_limit_loss"
+#: And of what they stand for: a problem and its allocation.
+STANDS = "tune_limit_stands"
 #: How many limits on the loss there are between a thousandth of the most and all of it.
 STOPS = 60
 #: What a limit of each kind is called.
@@ -57,7 +59,7 @@ SCALES: Mapping[CostKind, float] = {"size": 100.0, "bytes": 1e-6, "bops": 100.0,
 
 
 @dataclass(eq=False)
-class _Chosen:
+class Chosen:
     """The allocation that is looked at, of which frontier, and why there is none."""
 
     of: object = None
@@ -72,15 +74,17 @@ class _Chosen:
         return self.recipes[allocation]
 
 
-def frontier(workspace: Workspace, found: Allocated) -> None:
-    """The finished frontier, and what can be done with a point of it."""
-    memory = workspace.memo("tune_chosen", _Chosen)
+def frontier(workspace: Workspace, found: Allocated) -> Allocation | None:
+    """The finished frontier, and what can be done with a point of it.
+
+    Returns:
+        The allocation that is looked at.
+    """
+    memory = workspace.memo("tune_chosen", Chosen)
     points = found.frontier.points
     if memory.of is not found.problem:
         memory.of, memory.problem, memory.recipes = found.problem, "", {}
         memory.allocation = points[len(points) // 2].allocation if points else None
-        st.session_state.pop(SLIDER, None)
-        st.session_state.pop(LOSS_SLIDER, None)
     if found.start != workspace.recipe:
         st.caption(words.OTHER_START)
     picture(
@@ -96,6 +100,7 @@ def frontier(workspace: Workspace, found: Allocated) -> None:
         _one(workspace, found, memory, memory.allocation)
     with st.expander("Predicted against measured, and every point as a table", key="tune_points"):
         _points(found.frontier)
+    return memory.allocation
 
 
 def picture(
@@ -142,7 +147,7 @@ def _take(workspace: Workspace, found: Allocated, index: object) -> None:
     points = found.frontier.points if at >= 0 else found.frontier.greedy
     at = at if at >= 0 else -1 - at
     if at < len(points):
-        memory = workspace.memo("tune_chosen", _Chosen)
+        memory = workspace.memo("tune_chosen", Chosen)
         memory.allocation, memory.problem = points[at].allocation, ""
         _stand(found, points[at].allocation)
 
@@ -153,14 +158,17 @@ def _shown(found: Allocated, allocation: Allocation) -> float:
     return SCALES[kind] * cost_of(allocation.costs, kind)
 
 
-def _limit(workspace: Workspace, found: Allocated, memory: _Chosen) -> None:
+def _limit(workspace: Workspace, found: Allocated, memory: Chosen) -> None:
     kind, problem = found.frontier.kind, found.problem
     smallest, base = problem.least(kind), problem.base()
     least, most = _shown(found, smallest), _shown(found, base)
     if most - least <= 1e-6 * most:
         st.caption("There is nothing to allocate: every layer keeps 8 bits.")
         return
-    if SLIDER not in st.session_state and memory.allocation is not None:
+    stands = st.session_state.get(STANDS)
+    if memory.allocation is not None and (
+        SLIDER not in st.session_state or stands != (id(problem), memory.allocation)
+    ):  # also where another tab of the same address chose it
         _stand(found, memory.allocation)
 
     def moved(by: LimitKind) -> None:
@@ -212,6 +220,7 @@ def _losses(found: Allocated) -> list[float]:
 
 def _stand(found: Allocated, allocation: Allocation, but: LimitKind | None = None) -> None:
     """Both sliders stand where an allocation is, but for the one that was moved."""
+    st.session_state[STANDS] = (id(found.problem), allocation)
     if but in (None, "loss"):
         st.session_state[SLIDER] = _shown(found, allocation)
     if but != "loss":
@@ -220,7 +229,7 @@ def _stand(found: Allocated, allocation: Allocation, but: LimitKind | None = Non
         st.session_state[LOSS_SLIDER] = next(above, losses[-1])
 
 
-def _one(workspace: Workspace, found: Allocated, memory: _Chosen, allocation: Allocation) -> None:
+def _one(workspace: Workspace, found: Allocated, memory: Chosen, allocation: Allocation) -> None:
     """The chosen allocation: bits per layer, what is known, and the buttons."""
     point = _point(found.frontier, allocation)
     costs = allocation.costs
@@ -248,7 +257,7 @@ def _one(workspace: Workspace, found: Allocated, memory: _Chosen, allocation: Al
             return
         label = f"allocation {allocation.summary}"
         tune_result.actions(workspace, recipe, label, key="tune_allocated")
-        tune_pipeline.pipelines(workspace, found, allocation)
+        tune_pipeline.buttons(workspace, found, allocation)
 
 
 def _point(shown: Frontier, allocation: Allocation) -> FrontierPoint | None:

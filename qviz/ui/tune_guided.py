@@ -13,7 +13,7 @@ from qviz.auto_run import STRATEGIES
 from qviz.digits import duration, percent
 from qviz.errors import QvizError
 from qviz.figures_tune import steps_figure
-from qviz.jobs import Job
+from qviz.jobs import Job, Snapshot
 from qviz.tables_tune import Tried
 from qviz.ui import jobs_view, tune_result
 from qviz.ui import tune_words as words
@@ -36,12 +36,20 @@ def guided(workspace: Workspace) -> None:
         st.info(words.NO_DATA)
         return
     _form(workspace)
-    job = workspace.jobs.get(KIND)
-    if job is None:
+    last = workspace.jobs.get(KIND)
+    if last is None:
         _earlier(workspace)
         return
-    shown = job.snapshot()
-    st.fragment(lambda: _steps(workspace, job), run_every=POLL if shown.active else None)()
+    jobs_view.failure(last.snapshot())
+    job = workspace.standing(KIND, _usable)
+    if job is not None:
+        every = POLL if job.snapshot().active else None
+        st.fragment(lambda: _steps(workspace, job), run_every=every)()
+
+
+def _usable(shown: Snapshot) -> bool:
+    found = shown.result or shown.partial
+    return isinstance(found, AutoResult | AutoEvent) and found.best is not None
 
 
 def _form(workspace: Workspace) -> None:
@@ -108,8 +116,6 @@ def _steps(workspace: Workspace, job: Job) -> None:
         st.rerun()  # once, so that polling ends and the buttons return
     found = shown.result if isinstance(shown.result, AutoResult) else None
     event = shown.partial if isinstance(shown.partial, AutoEvent) else None
-    if shown.state in ("failed", "cancelled"):
-        jobs_view.failure(shown)
     steps = found.steps if found is not None else () if event is None else event.steps
     best = found.best if found is not None else None if event is None else event.best
     if found is not None:

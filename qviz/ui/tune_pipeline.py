@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -10,7 +11,8 @@ import streamlit as st
 from qviz.allocating_pipeline import Piped, StageResult, pipeline
 from qviz.digits import duration, number, percent
 from qviz.estimate import drop_interval
-from qviz.jobs import Job
+from qviz.jobs import Job, Snapshot
+from qviz.recipe import Recipe
 from qviz.search.choosing import Within
 from qviz.search.pipelines import PipelineName
 from qviz.search.widths import Allocation, Limit, cost_of
@@ -29,8 +31,27 @@ KIND = "pipeline"
 POLL = 1.0
 
 
-def pipelines(workspace: Workspace, found: Allocated, allocation: Allocation) -> None:
-    """The buttons, and the stages of the pipeline that runs or ran last."""
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a pipeline was started with, and how far it has come.
+
+    Attributes:
+        start: the recipe it began with.
+        within: the allocation whose cost it may not exceed.
+        limit: that cost.
+        stages: finished ones.
+        made: all of it, once it has ended.
+    """
+
+    start: Recipe
+    within: Allocation
+    limit: Limit
+    stages: tuple[StageResult, ...] = ()
+    made: Piped | None = None
+
+
+def buttons(workspace: Workspace, found: Allocated, allocation: Allocation) -> None:
+    """What starts a pipeline within the cost of an allocation."""
     with st.container(horizontal=True, vertical_alignment="center"):
         for name, (title, help) in words.PIPELINES.items():
             st.button(
@@ -41,12 +62,28 @@ def pipelines(workspace: Workspace, found: Allocated, allocation: Allocation) ->
                 args=(workspace, found, allocation, name),
                 help=help,
             )
-    job = workspace.jobs.get(KIND)
-    if job is None:
+
+
+def pipelines(workspace: Workspace, chosen: Allocation | None) -> None:
+    """The pipeline that runs or ran last, stage by stage.
+
+    Args:
+        workspace: whose.
+        chosen: the allocation that is looked at; the pipeline's may be another.
+    """
+    last = workspace.jobs.get(KIND)
+    if last is None:
         return
-    shown = job.snapshot()
-    jobs_view.failure(shown)
-    st.fragment(lambda: _stages(workspace, job), run_every=POLL if shown.active else None)()
+    jobs_view.failure(last.snapshot())
+    job = workspace.standing(KIND, _usable)
+    if job is not None:
+        every = POLL if job.snapshot().active else None
+        st.fragment(lambda: _stages(workspace, job, chosen), run_every=every)()
+
+
+def _usable(shown: Snapshot) -> bool:
+    found = shown.result or shown.partial
+    return isinstance(found, Run) and any(result.stage.kept for result in found.stages)
 
 
 def _start(
@@ -59,19 +96,21 @@ def _start(
 
 def run(
     session: Session, found: Allocated, allocation: Allocation, name: PipelineName
-) -> Callable[[Job], Piped]:
+) -> Callable[[Job], Run]:
     """A pipeline within what an allocation costs; publishes the stages so far."""
     kind = found.frontier.kind
     limit = Limit(kind, cost_of(allocation.costs, kind))
 
-    def work(job: Job) -> Piped:
-        stages: list[StageResult] = []
+    def work(job: Job) -> Run:
+        now = Run(found.start, allocation, limit)
 
         def note(stage: StageResult) -> None:
-            stages.append(stage)
-            job.publish(tuple(stages))
+            nonlocal now
+            now = replace(now, stages=(*now.stages, stage))
+            job.publish(now)
 
-        return pipeline(
+        job.publish(now)
+        made = pipeline(
             session,
             name,
             Within(limit, keep=found.problem.keep, times=found.problem.times),
@@ -82,27 +121,42 @@ def run(
             on_stage=note,
             progress=job.tell,
         )
+        return replace(now, made=made)
 
     return work
 
 
-def _stages(workspace: Workspace, job: Job) -> None:
+def _stages(workspace: Workspace, job: Job, chosen: Allocation | None) -> None:
     shown = job.snapshot()
     if not shown.active and not st.session_state.get(f"tune_piped_seen_{job.id}"):
         st.session_state[f"tune_piped_seen_{job.id}"] = True
         st.rerun()  # once, so that polling ends
-    stages: Sequence[StageResult] = shown.partial or ()
-    st.markdown(f"{shown.title}, stage by stage:")
-    for result in stages:
-        st.markdown(f"- {_said(workspace, result)}")
-    if isinstance(shown.result, Piped):
-        last = shown.result.last
-        st.caption(
-            f"{duration(shown.result.pipeline.seconds)}; stages are judged on "
-            f"{shown.result.pipeline.held_out:,} calibration samples held out from every fit."
+    found = shown.result or shown.partial
+    if not isinstance(found, Run):
+        return
+    with st.container(border=True, key="tune_pipeline"):
+        st.markdown(
+            f"**{shown.title}** within {words.LIMITED[found.limit.kind]} of "
+            f"{found.within.summary}, stage by stage:"
         )
-        label = f"{shown.title}, {shown.result.pipeline.allocation.summary}"
-        tune_result.actions(workspace, last.recipe, label, key="tune_piped", live=True)
+        if found.start != workspace.recipe:
+            st.caption(words.OTHER_START)
+        if chosen is not None and chosen.widths != found.within.widths:
+            st.caption(words.OTHER_ALLOCATION)
+        for result in found.stages:
+            st.markdown(f"- {_said(workspace, result)}")
+        if found.made is not None:
+            st.caption(
+                f"{duration(found.made.pipeline.seconds)}; stages are judged on "
+                f"{found.made.pipeline.held_out:,} calibration samples held out from every fit."
+            )
+        kept = [result for result in found.stages if result.stage.kept]
+        if kept and not shown.active:
+            how = f" as far as {plain(kept[-1].stage.title)}"
+            if found.made is not None:
+                how = f", {found.made.pipeline.allocation.summary}"
+            label = shown.title + how
+            tune_result.actions(workspace, kept[-1].recipe, label, key="tune_piped", live=True)
 
 
 def _said(workspace: Workspace, result: StageResult) -> str:

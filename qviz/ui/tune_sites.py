@@ -7,7 +7,7 @@ import streamlit as st
 from qviz import background
 from qviz.digits import percent
 from qviz.figures_remedies import LEFT, remedies_figure
-from qviz.jobs import Job
+from qviz.jobs import Job, Snapshot
 from qviz.ranking import Sensitivity
 from qviz.tables_tune import remedies_table
 from qviz.tune.remedy import Remedies, Remedy
@@ -36,12 +36,19 @@ def sites(workspace: Workspace) -> None:
         st.info(words.NO_DATA)
         return
     _form(workspace)
-    job = workspace.jobs.get(KIND)
-    if job is None:
+    last = workspace.jobs.get(KIND)
+    if last is None:
         return
-    shown = job.snapshot()
-    jobs_view.failure(shown)
-    st.fragment(lambda: _rows(workspace, job), run_every=POLL if shown.active else None)()
+    jobs_view.failure(last.snapshot())
+    job = workspace.standing(KIND, _usable)
+    if job is not None:
+        every = POLL if job.snapshot().active else None
+        st.fragment(lambda: _rows(workspace, job), run_every=every)()
+
+
+def _usable(shown: Snapshot) -> bool:
+    found = shown.result or shown.partial
+    return isinstance(found, Remedies) and bool(found.rows)
 
 
 def _form(workspace: Workspace) -> None:
@@ -49,13 +56,20 @@ def _form(workspace: Workspace) -> None:
     names = [op.name for op in graph.quantizable]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         worst = st.number_input(
-            "Worst ops", 1, len(names), min(WORST, len(names)), key="tune_worst", width=130
+            "Worst ops",
+            1,
+            len(names),
+            min(WORST, len(names)),
+            key="tune_worst",
+            width=130,
+            persist_state="session",
         )
         own = st.multiselect(
             "Or these ops",
             names,
             key="tune_sites",
             width=320,
+            persist_state="session",
             filter_mode="fuzzy",
             placeholder="the worst",
         )

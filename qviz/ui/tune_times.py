@@ -28,10 +28,15 @@ def field(widths: tuple[Width, ...]) -> None:
         placeholder=example,
         height=max(100, 28 * (1 + len(widths))),
         persist_state="session",
-        on_change=lambda: st.session_state.pop(PROBLEM, None),
+        on_change=forget,
         help="Export a checkpoint with everything at that width, run `qviz bench FOLDER` on the "
         "machine that counts, and name the folder here",
     )
+
+
+def forget() -> None:
+    """What was wrong does not hold any more."""
+    st.session_state.pop(PROBLEM, None)
 
 
 def given(session: Session, recipe: Recipe, widths: tuple[Width, ...]) -> Times:

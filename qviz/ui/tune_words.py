@@ -45,9 +45,18 @@ OTHER_START = (
     "The draft has changed since: these allocations began with the draft as it was, and using one "
     "puts its recipe in the place of the present one."
 )
+OTHER_ALLOCATION = "The allocation chosen above is another one."
+#: What a pipeline may not exceed.
+LIMITED = {
+    "size": "the size",
+    "bytes": "the file size",
+    "bops": "the bit operations",
+    "latency": "the time",
+    "loss": "the loss",
+}
 REMEDIES = (
     "Every method of seconds on one op alone, for the ops that hurt most. Each attempt begins with "
-    "the draft. An op left in float is measured beside them: more than that no remedy can win."
+    "the draft. The op left in float is measured beside them."
 )
 SPEARMAN = (
     "The prediction adds up what each layer alone adds to the loss, on calibration samples. How "

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from qviz.jobs import Job
+from qviz.jobs import Job, Snapshot
 from qviz.ui import variant_names
 from qviz.ui.history import History, Step
 from qviz.ui.launch import Start
@@ -37,6 +37,7 @@ class Workspace:
         id: stands in the address.
         start: what was asked for.
         jobs: the last job of each kind: "sensitivity", "search", "calibrators", "export".
+        finished: of each kind the one before it that ran to its end.
         rankings: what sensitivity was measured, and what the form of that page says.
         export_folder: what the export page has for a folder, None until it was opened.
     """
@@ -46,6 +47,7 @@ class Workspace:
         self.start = start
         self.opening = opening
         self.jobs: dict[str, Job] = {}
+        self.finished: dict[str, Job] = {}
         self.rankings = Rankings()
         self.export_folder: str | None = None
         self._memo: dict[str, object] = {}
@@ -118,8 +120,22 @@ class Workspace:
         before = self.jobs.get(kind)
         if before is not None:
             before.cancel()
+            if before.snapshot().state == "done":
+                self.finished[kind] = before
         self.jobs[kind] = self.opened.worker.submit(title, work)
         return self.jobs[kind]
+
+    def standing(self, kind: str, usable: Callable[[Snapshot], bool]) -> Job | None:
+        """The job whose result a page shows, None if there is none.
+
+        The last one, while it runs and where what it found is ``usable``; one that was cancelled or
+        failed before it found anything leaves the result before it standing.
+        """
+        job = self.jobs.get(kind)
+        if job is None:
+            return None
+        shown = job.snapshot()
+        return job if shown.active or usable(shown) else self.finished.get(kind)
 
 
 class Workspaces:
