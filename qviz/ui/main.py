@@ -29,7 +29,12 @@ for folder in (Path(__file__).parent, Path(__file__).parent.parent):
 # No icon: a :material: icon makes the browser fetch a font from another host.
 st.set_page_config(page_title="qviz", layout="wide")
 # Streamlit leaves a hand's breadth empty above every page.
-st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
+st.html(
+    "<style>.stMainBlockContainer { padding-top: 4.5rem; } .st-key-keys { display: none; }</style>"
+)
+with st.container(key="keys"):
+    script = (Path(__file__).parent / "keys.js").read_text(encoding="utf-8")
+    st.html(f"<script>{script}</script>", unsafe_allow_javascript=True)
 
 pages = [
     st.Page(
