@@ -312,6 +312,9 @@ def test_times_are_those_of_a_device_that_timed_every_width(tmp_path: Path) -> N
     with pytest.raises(TuneError) as caught:
         times_in({BASE: eight, W4: four}, OURS, (BASE, W4))
     assert str(caught.value) == f"times in {four}: there are none. Run qviz bench {four}."
+    with pytest.raises(TuneError) as caught:
+        times_in({BASE: eight, W4: tmp_path / "no"}, OURS, (BASE, W4))
+    assert str(caught.value) == f"times at W4A4: {tmp_path / 'no'} is no folder. Name a checkpoint."
     write_benches(four, [replace(bench(conv1=3.0, fc=2.0), device="another CPU")])
     with pytest.raises(TuneError) as caught:
         times_in({BASE: eight, W4: four}, OURS, (BASE, W4))

@@ -70,11 +70,13 @@ def times_in(
         widths: those offered; folders of others are not looked at any closer.
 
     Raises:
-        TuneError: a folder has no measured times, or not those of a layer, or the folders were not
-            timed on the same device.
+        TuneError: a folder does not exist, has no measured times or not those of a layer, or they
+            were not timed on the same device.
     """
     found: dict[Width, dict[str, Bench]] = {}
     for width, folder in folders.items():
+        if not folder.is_dir():
+            raise TuneError(f"times at {width}", f"{folder} is no folder", "Name a checkpoint")
         benches = [bench for bench in read_benches(folder) if not bench.estimated]
         if not benches:
             raise TuneError(f"times in {folder}", "there are none", f"Run qviz bench {folder}")
