@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import torch
 from allocation_kit import W4, bench, losses
 from networks import Residual, made
+from page_kit import idle, shows, wait, workspace
 from streamlit.testing.v1 import AppTest
 
 from qviz.errors import Cancelled
@@ -23,13 +22,12 @@ from qviz.search.frontier import frontier
 from qviz.search.layers import layers_of
 from qviz.search.widths import BASE, CostKind
 from qviz.tune.result import Tuning
-from qviz.ui import launch, visit
+from qviz.ui import launch
 from qviz.ui.export_words import plain
 from qviz.ui.launch import MAIN, Start
 from qviz.ui.tune_bits import Allocated
 from qviz.ui.tune_frontier import Chosen
 from qviz.ui.tune_words import OTHER_ALLOCATION
-from qviz.ui.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -63,39 +61,17 @@ def start(files: Path, **more: str) -> Start:
     return Start(str(files / "net.pt2"), str(files / "few.npz"), **given)
 
 
-def wait(at: AppTest, ready: Callable[[], object]) -> AppTest:
-    """Run the page until something holds."""
-    deadline = time.monotonic() + 100
-    while not ready():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-        at.run()
-        assert not at.exception, at.exception
-    return at
-
-
 def opened(begin: Start, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setattr(launch, "_start", begin)
     at = AppTest.from_file(str(MAIN), default_timeout=120).run()
     at.switch_page("../../pages/tune.py").run()
-    return wait(at, lambda: "tune_run_bias_correction" in {one.key for one in at.button})
+    return wait(at, lambda: shows(at, "tune_run_bias_correction"))
 
 
 @pytest.fixture
 def at(files: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     """The page with the network open, nothing running."""
     return idle(opened(start(files), monkeypatch))
-
-
-def idle(at: AppTest) -> AppTest:
-    worker = workspace(at).opened.worker
-    return wait(at, lambda: not worker.busy).run()
-
-
-def workspace(at: AppTest) -> Workspace:
-    found = visit.workspaces().find(at.session_state["w"])
-    assert found is not None
-    return found
 
 
 def press(at: AppTest, key: str) -> AppTest:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from networks import made
+from page_kit import idle, shows, wait, workspace
 from streamlit.testing.v1 import AppTest
 from torch import nn
 
 from qviz.opening import _OPENING
 from qviz.tune.result import Tuning
-from qviz.ui import launch, visit
+from qviz.ui import launch
 from qviz.ui.export_words import plain
 from qviz.ui.launch import MAIN, Start
-from qviz.ui.workspace import Workspace
 
 RUN = "tune_run_weight_range"
 ONLY = "tune_weight_range_only"
@@ -57,29 +55,7 @@ def at(
     monkeypatch.setattr(launch, "_start", begin)
     at = AppTest.from_file(str(MAIN), default_timeout=120).run()
     at.switch_page("../../pages/tune.py").run()
-    return idle(wait(at, lambda: RUN in [button.key for button in at.button]))
-
-
-def wait(at: AppTest, ready: Callable[[], object]) -> AppTest:
-    """Run the page until something holds."""
-    deadline = time.monotonic() + 100
-    while not ready():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-        at.run()
-        assert not at.exception, at.exception
-    return at
-
-
-def idle(at: AppTest) -> AppTest:
-    worker = workspace(at).opened.worker
-    return wait(at, lambda: not worker.busy).run()
-
-
-def workspace(at: AppTest) -> Workspace:
-    found = visit.workspaces().find(at.session_state["w"])
-    assert found is not None
-    return found
+    return idle(wait(at, lambda: shows(at, RUN)))
 
 
 def card(at: AppTest, source: str) -> str:

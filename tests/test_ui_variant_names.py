@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from page_kit import shows, wait
 from streamlit.testing.v1 import AppTest
 
 from qviz.errors import RecipeError
@@ -59,20 +58,6 @@ def page(name: str, key: str, workspace: Workspace) -> AppTest:
 def turn(at: AppTest, name: str, key: str) -> AppTest:
     at.switch_page(f"../../pages/{name}.py").run()
     return wait(at, lambda: shows(at, key))
-
-
-def shows(at: AppTest, key: str) -> bool:
-    return any(button.key == key for button in at.button)
-
-
-def wait(at: AppTest, ready: Callable[[], object]) -> AppTest:
-    deadline = time.monotonic() + 60
-    while not ready():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-        at.run()
-        assert not at.exception, at.exception
-    return at
 
 
 def tuned(workspace: Workspace) -> AppTest:

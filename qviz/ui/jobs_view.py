@@ -9,6 +9,7 @@ import streamlit as st
 from qviz.digits import duration
 from qviz.jobs import Job, Snapshot
 from qviz.progress import Progress
+from qviz.ui.workspace import Workspace
 
 #: How often a running job is looked at, in seconds.
 POLL = 0.4
@@ -33,6 +34,33 @@ def progress(job: Job, *, key: str, draw: Callable[[Snapshot], None] | None = No
             draw(shown)
 
     st.fragment(live, run_every=POLL)()
+
+
+def result(
+    workspace: Workspace,
+    kind: str,
+    *,
+    usable: Callable[[Snapshot], bool],
+    draw: Callable[[Job], None],
+    every: float,
+) -> None:
+    """The result of a kind of job, drawn again while it runs; why the last one ended, if it failed.
+
+    Args:
+        workspace: whose jobs.
+        kind: of them.
+        usable: whether one that was cancelled or failed found anything; else the one before stands.
+        draw: draws what a job has found so far.
+        every: how often, in seconds.
+    """
+    last = workspace.jobs.get(kind)
+    if last is None:
+        return
+    failure(last.snapshot())
+    job = workspace.standing(kind, usable)
+    if job is not None:
+        active = job.snapshot().active
+        st.fragment(lambda: draw(job), run_every=every if active else None)()
 
 
 def cancel(job: Job, shown: Snapshot, *, key: str, keeps: str) -> None:

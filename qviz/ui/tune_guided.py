@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import streamlit as st
 
@@ -36,15 +37,10 @@ def guided(workspace: Workspace) -> None:
         st.info(words.NO_DATA)
         return
     _form(workspace)
-    last = workspace.jobs.get(KIND)
-    if last is None:
+    if KIND not in workspace.jobs:
         _earlier(workspace)
-        return
-    jobs_view.failure(last.snapshot())
-    job = workspace.standing(KIND, _usable)
-    if job is not None:
-        every = POLL if job.snapshot().active else None
-        st.fragment(lambda: _steps(workspace, job), run_every=every)()
+    steps = partial(_steps, workspace)
+    jobs_view.result(workspace, KIND, usable=_usable, draw=steps, every=POLL)
 
 
 def _usable(shown: Snapshot) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -71,14 +72,8 @@ def pipelines(workspace: Workspace, chosen: Allocation | None) -> None:
         workspace: whose.
         chosen: the allocation that is looked at; the pipeline's may be another.
     """
-    last = workspace.jobs.get(KIND)
-    if last is None:
-        return
-    jobs_view.failure(last.snapshot())
-    job = workspace.standing(KIND, _usable)
-    if job is not None:
-        every = POLL if job.snapshot().active else None
-        st.fragment(lambda: _stages(workspace, job, chosen), run_every=every)()
+    stages = partial(_stages, workspace, chosen)
+    jobs_view.result(workspace, KIND, usable=_usable, draw=stages, every=POLL)
 
 
 def _usable(shown: Snapshot) -> bool:
@@ -126,7 +121,7 @@ def run(
     return work
 
 
-def _stages(workspace: Workspace, job: Job, chosen: Allocation | None) -> None:
+def _stages(workspace: Workspace, chosen: Allocation | None, job: Job) -> None:
     shown = job.snapshot()
     if not shown.active and not st.session_state.get(f"tune_piped_seen_{job.id}"):
         st.session_state[f"tune_piped_seen_{job.id}"] = True

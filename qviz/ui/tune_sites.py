@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from qviz import background
@@ -36,14 +38,8 @@ def sites(workspace: Workspace) -> None:
         st.info(words.NO_DATA)
         return
     _form(workspace)
-    last = workspace.jobs.get(KIND)
-    if last is None:
-        return
-    jobs_view.failure(last.snapshot())
-    job = workspace.standing(KIND, _usable)
-    if job is not None:
-        every = POLL if job.snapshot().active else None
-        st.fragment(lambda: _rows(workspace, job), run_every=every)()
+    rows = partial(_rows, workspace)
+    jobs_view.result(workspace, KIND, usable=_usable, draw=rows, every=POLL)
 
 
 def _usable(shown: Snapshot) -> bool:
