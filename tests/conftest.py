@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from qviz.intervals import Interval
 from qviz.recipe import Recipe
@@ -21,6 +22,18 @@ LONGEST = ("test_tutorial", "test_story")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files in front."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def seeded_module() -> None:
+    """What a file's fixtures make at random does not depend on the tests that ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded(seeded_module: None) -> None:
+    """Nor does what a test makes."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

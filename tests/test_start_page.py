@@ -17,6 +17,7 @@ import pytest
 import streamlit as st
 import torch
 from cli_kit import result
+from networks import made
 from streamlit.testing.v1 import AppTest
 from torch import nn
 
@@ -51,7 +52,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with its data, and some that do not fit."""
     folder = tmp_path_factory.mktemp("files")
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    model = made(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)))
     batch = torch.export.Dim("batch", min=1)
     example = (torch.zeros(4, 3, 8, 8),)
     with _OPENING:  # another test's server may be tracing a model of its own
