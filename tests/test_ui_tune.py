@@ -284,6 +284,9 @@ def test_a_run_that_ends_with_nothing_leaves_the_result_before_it_standing(at: A
         job.publish("a part")
         raise Cancelled
 
+    empty = own.submit("kind", "empty", lambda job: None)
+    idle(at)
+    assert own.standing("kind", usable) is empty  # it is done: nothing is what it found
     first = own.submit("kind", "first", lambda job: "all")
     idle(at)
     own.submit("kind", "second", stopped)

@@ -65,8 +65,10 @@ def bits(workspace: Workspace) -> None:
     job = workspace.jobs.get(KIND)
     if job is not None:
         jobs_view.failure(job.snapshot())
-    earlier = KIND in workspace.finished
-    standing = workspace.standing(KIND, lambda shown: _usable(shown, whole=earlier))
+    # a part of a frontier does not take the place of a whole one
+    standing = workspace.standing(
+        KIND, lambda shown: KIND not in workspace.finished and _usable(shown)
+    )
     chosen = None
     if standing is None:
         _earlier(workspace)
@@ -80,10 +82,8 @@ def bits(workspace: Workspace) -> None:
     tune_pipeline.pipelines(workspace, chosen)
 
 
-def _usable(shown: Snapshot, *, whole: bool) -> bool:
-    """Whether a frontier has points; ``whole``: a part of one does not do."""
-    found = shown.result if whole else shown.result or shown.partial
-    return isinstance(found, Allocated) and bool(found.frontier.points)
+def _usable(shown: Snapshot) -> bool:
+    return isinstance(shown.partial, Allocated) and bool(shown.partial.frontier.points)
 
 
 def _live(workspace: Workspace, job: Job) -> None:

@@ -44,8 +44,7 @@ def guided(workspace: Workspace) -> None:
 
 
 def _usable(shown: Snapshot) -> bool:
-    found = shown.result or shown.partial
-    return isinstance(found, AutoResult | AutoEvent) and found.best is not None
+    return isinstance(shown.partial, AutoEvent) and bool(shown.partial.steps)
 
 
 def _form(workspace: Workspace) -> None:

@@ -77,7 +77,7 @@ def pipelines(workspace: Workspace, chosen: Allocation | None) -> None:
 
 
 def _usable(shown: Snapshot) -> bool:
-    found = shown.result or shown.partial
+    found = shown.partial
     return isinstance(found, Run) and any(result.stage.kept for result in found.stages)
 
 

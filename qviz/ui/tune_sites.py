@@ -43,8 +43,7 @@ def sites(workspace: Workspace) -> None:
 
 
 def _usable(shown: Snapshot) -> bool:
-    found = shown.result or shown.partial
-    return isinstance(found, Remedies) and bool(found.rows)
+    return isinstance(shown.partial, Remedies) and bool(shown.partial.rows)
 
 
 def _form(workspace: Workspace) -> None:

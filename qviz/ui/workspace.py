@@ -128,14 +128,15 @@ class Workspace:
     def standing(self, kind: str, usable: Callable[[Snapshot], bool]) -> Job | None:
         """The job whose result a page shows, None if there is none.
 
-        The last one, while it runs and where what it found is ``usable``; one that was cancelled or
-        failed before it found anything leaves the result before it standing.
+        The last one, while it runs and once it is done. One that was cancelled or failed stands
+        only where what it found is ``usable``; else the result before it does.
         """
         job = self.jobs.get(kind)
         if job is None:
             return None
         shown = job.snapshot()
-        return job if shown.active or usable(shown) else self.finished.get(kind)
+        stands = shown.active or shown.state == "done" or usable(shown)
+        return job if stands else self.finished.get(kind)
 
 
 class Workspaces:
